@@ -1,0 +1,102 @@
+"""Every error pliant raises on purpose.
+
+PliantError                     something pliant can explain in one sentence
+├── RequestError                the caller's request cannot be served as asked (HTTP 400)
+│   ├── ContextOverflowError    prompt or answer does not fit the model's context
+│   ├── UnknownLevelError       the bundle has no such level
+│   ├── SloError                an SLO value outside its range, or one that cannot be met
+│   ├── SamplingError           a sampling option outside its range, or a grammar that does not parse
+│   └── TemplateError           the chat template cannot render these messages
+├── BundleError                 a bundle or GGUF file is missing, damaged or not understood
+│   ├── BundleNotFoundError     no such bundle, file or built-in model (HTTP 404)
+│   ├── CorruptFileError        truncated, altered or malformed file
+│   └── UnsupportedModelError   well-formed, but an architecture or type pliant does not run
+├── PlanError                   a Plan that the model cannot run
+├── GgmlError                   the native library is missing, of the wrong version, or failed
+│   ├── LibraryError            not found, or not a supported version
+│   └── TensorError             a shape or type that ggml would abort on
+├── ElastifyError               the offline pipeline cannot go on
+└── MissingExtraError           an optional dependency is not installed
+"""
+
+
+class PliantError(Exception):
+    """Base of all; `http_status`, `code` and `exit_code` are what each edge reports."""
+
+    http_status = 500
+    code = "internal_error"
+    exit_code = 2
+
+
+class RequestError(PliantError):
+    http_status = 400
+    code = "invalid_request"
+
+
+class ContextOverflowError(RequestError):
+    """Raised with `needed_tokens` and `available_tokens`."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, needed_tokens: int, available_tokens: int) -> None:
+        super().__init__(message)
+        self.needed_tokens = needed_tokens
+        self.available_tokens = available_tokens
+
+
+class UnknownLevelError(RequestError):
+    code = "unknown_level"
+
+
+class SloError(RequestError):
+    code = "invalid_slo"
+
+
+class SamplingError(RequestError):
+    code = "invalid_sampling"
+
+
+class TemplateError(RequestError):
+    code = "invalid_messages"
+
+
+class BundleError(PliantError):
+    code = "invalid_bundle"
+
+
+class BundleNotFoundError(BundleError):
+    http_status = 404
+    code = "model_not_found"
+
+
+class CorruptFileError(BundleError):
+    code = "corrupt_file"
+
+
+class UnsupportedModelError(BundleError):
+    code = "unsupported_model"
+
+
+class PlanError(PliantError):
+    http_status = 400
+    code = "invalid_plan"
+
+
+class GgmlError(PliantError):
+    code = "ggml_error"
+
+
+class LibraryError(GgmlError):
+    code = "library_error"
+
+
+class TensorError(GgmlError):
+    code = "tensor_error"
+
+
+class ElastifyError(PliantError):
+    code = "elastify_error"
+
+
+class MissingExtraError(PliantError):
+    code = "missing_extra"
