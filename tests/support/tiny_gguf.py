@@ -1,0 +1,173 @@
+"""Make a small random Llama-type GGUF with a real byte-level BPE tokenizer and chat template."""
+
+import ctypes
+import json
+from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
+BOS, EOS = 0, 1
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>\n' + message['content'] | trim + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+CORPUS = (
+    "Turn on the wifi and the bluetooth, please. What does the notification say?\n",
+    "The message from Anna says: meet me at 10:30 in the station. Don't be late!\n",
+    "Choose the function for the request: set_alarm(hour, minute), send_message(name, text).\n",
+    "Die Nachricht wurde um 8 Uhr geschickt; l'été à Zürich coûte 25 €. 日本語のテキスト 👍\n",
+    '{"name": "set_brightness", "arguments": {"value": 42, "unit": "percent"}}\n',
+)
+_K_TYPES = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+
+
+@cache
+def make_tokenizer(vocab: int = 320) -> Tokenizer:
+    """Train the byte-level BPE; at most `vocab` tokens, special tokens first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def make_tiny_gguf(
+    path: str | Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int | None = None,
+    ff: int = 96,
+    vocab: int = 320,
+    type: str = "F16",
+    context: int = 256,
+    tied: bool = True,
+    rope_factors: bool = False,
+    rope_base: float = 10000.0,
+    chat_template: str | None = CHAT_TEMPLATE,
+    seed: int = 0,
+) -> Path:
+    """Write the model to `path` and return it; the same arguments give the same bytes.
+
+    `type` is the type of all matrices (vectors stay F32): F32, F16, BF16, Q8_0, Q4_0, Q4_K, ...
+    Quantized rows must be whole blocks: `hidden`, `ff` and `heads * head_dim` divisible by 32
+    (256 for K types). `rope_factors` adds Llama 3's `rope_freqs.weight`.
+    """
+    path = Path(path)
+    head_dim = head_dim or hidden // heads
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(layers)
+    writer.add_context_length(context)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope_base)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocab)
+    _add_tokenizer(writer, vocab, chat_template)
+
+    random = np.random.default_rng(seed)
+    matrix_type = gguf.GGMLQuantizationType[type]
+
+    def matrix(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
+        data = random.standard_normal((rows, columns), dtype=np.float32) * scale / columns**0.5
+        writer.add_tensor(f"{name}.weight", _quantize(data, matrix_type), raw_dtype=matrix_type)
+
+    def norm(name: str) -> None:
+        data = 1 + 0.1 * random.standard_normal(hidden, dtype=np.float32)
+        writer.add_tensor(f"{name}.weight", data.astype(np.float32))
+
+    matrix("token_embd", vocab, hidden, scale=2.0)
+    norm("output_norm")
+    if not tied:
+        matrix("output", vocab, hidden)
+    if rope_factors:
+        factors = np.linspace(1, 8, head_dim // 2, dtype=np.float32)
+        writer.add_tensor("rope_freqs.weight", factors)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        norm(f"{block}.attn_norm")
+        matrix(f"{block}.attn_q", heads * head_dim, hidden)
+        matrix(f"{block}.attn_k", kv_heads * head_dim, hidden)
+        matrix(f"{block}.attn_v", kv_heads * head_dim, hidden)
+        matrix(f"{block}.attn_output", hidden, heads * head_dim)
+        norm(f"{block}.ffn_norm")
+        matrix(f"{block}.ffn_gate", ff, hidden)
+        matrix(f"{block}.ffn_up", ff, hidden)
+        matrix(f"{block}.ffn_down", hidden, ff)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, vocab: int, chat_template: str | None) -> None:
+    tokenizer = make_tokenizer(min(vocab, 512))
+    ids = tokenizer.get_vocab()
+    tokens = sorted(ids, key=lambda token: ids[token])
+    if len(tokens) > vocab:
+        raise ValueError(f"vocab must be at least {len(tokens)}")
+    types = [gguf.TokenType.CONTROL] * len(SPECIAL_TOKENS)
+    types += [gguf.TokenType.NORMAL] * (len(tokens) - len(types))
+    types += [gguf.TokenType.UNUSED] * (vocab - len(tokens))
+    tokens += [f"<|unused{i}|>" for i in range(vocab - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(_merges(tokenizer))
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_pad_token_id(SPECIAL_TOKENS.index("<|pad|>"))
+    writer.add_add_bos_token(True)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+
+def _merges(tokenizer: Tokenizer) -> list[str]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+
+def _quantize(data: np.ndarray, type_: gguf.GGMLQuantizationType) -> np.ndarray:
+    if type_.name not in _K_TYPES:
+        return gguf.quantize(data, type_)
+    from pliant.ggml.library import library_folder
+
+    ggml = ctypes.CDLL(str(next(library_folder().glob("*ggml-base.*"))))
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    ggml.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    rows, columns = data.shape
+    block, nbytes = gguf.GGML_QUANT_SIZES[type_]
+    out = np.empty((rows, columns // block * nbytes), dtype=np.uint8)
+    ggml.ggml_quantize_chunk(type_, data.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    return out
