@@ -5,7 +5,7 @@ PliantError                     something pliant can explain in one sentence
 │   ├── ContextOverflowError    prompt or answer does not fit the model's context
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range, or one that cannot be met
-│   ├── SamplingError           a sampling option outside its range, or a grammar that does not parse
+│   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
 │   └── TemplateError           the chat template cannot render these messages
 ├── BundleError                 a bundle or GGUF file is missing, damaged or not understood
 │   ├── BundleNotFoundError     no such bundle, file or built-in model (HTTP 404)

@@ -25,10 +25,14 @@ _OPENMP_DEFAULTS = {"GOMP_SPINCOUNT": "10000"}
 
 @dataclass(frozen=True)
 class Libraries:
-    """Loaded libraries; `version` is ggml's own, `package_version` llama-cpp-python's."""
+    """Loaded libraries; `version` is ggml's own, `package_version` llama-cpp-python's.
+
+    `registry` (libggml) knows every backend that was built, `cpu` is the one we compute with.
+    """
 
     base: ctypes.CDLL
     cpu: ctypes.CDLL
+    registry: ctypes.CDLL
     llama: ctypes.CDLL
     version: str
     package_version: str
@@ -46,7 +50,8 @@ def load() -> Libraries:
     for name, value in _OPENMP_DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    base, cpu, llama = (_open(folder, name) for name in ("ggml-base", "ggml-cpu", "llama"))
+    names = ("ggml-base", "ggml-cpu", "ggml", "llama")
+    base, cpu, registry, llama = (_open(folder, name) for name in names)
     base.ggml_version.argtypes = []
     base.ggml_version.restype = ctypes.c_char_p
     version = base.ggml_version().decode()
@@ -54,7 +59,7 @@ def load() -> Libraries:
         library.argtypes = [LOG_CALLBACK, ctypes.c_void_p]
         library.restype = None
         library(forward_to_logging, None)
-    return Libraries(base, cpu, llama, version, package_version, folder)
+    return Libraries(base, cpu, registry, llama, version, package_version, folder)
 
 
 def library_folder() -> Path:

@@ -1,0 +1,21 @@
+"""Where pliant keeps files of its own: nothing is written anywhere else."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Measurements that can be made again (latency models); PLIANT_CACHE overrides it."""
+    return _folder("PLIANT_CACHE", platformdirs.user_cache_path("pliant"))
+
+
+def home_folder() -> Path:
+    """The user's bundles, in its folder `bundles`; PLIANT_HOME overrides it."""
+    return _folder("PLIANT_HOME", platformdirs.user_data_path("pliant"))
+
+
+def _folder(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else default
