@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from pliant import errors
 from pliant.errors import PliantError
 

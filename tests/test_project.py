@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from pliant._version import __version__
 
 ROOT = Path(__file__).parent.parent

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 def print_json(data: Any) -> None:
     """One JSON document on stdout; plain ASCII, so that any locale can print it."""
@@ -12,22 +10,18 @@ def print_json(data: Any) -> None:
 
 
 def format_bytes(nbytes: float) -> str:
-    """`nbytes` in binary units with at most one decimal: 900 B, 1.5 GiB."""
-    for unit in _UNITS[:-1]:
-        if nbytes < 1024:
-            break
-        nbytes /= 1024
-    else:
-        unit = _UNITS[-1]
-    return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+    """`nbytes` in binary units: 900 B, 1.5 GiB."""
+    return _scaled(nbytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
 
 
 def format_count(count: float) -> str:
-    """`count` with a decimal suffix: 512, 12.3 K, 7.9 M, 1.2 G."""
-    for suffix in ("", " K", " M"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        suffix = " G"
-    return f"{count:.0f}" if not suffix else f"{count:.1f}{suffix}"
+    """`count` in thousands, millions, ...: 512, 12.3 K, 7.9 M."""
+    return _scaled(count, 1000, ("", "K", "M", "G", "T")).rstrip()
+
+
+def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while round(value, 1) >= step and power < len(units) - 1:
+        value /= step
+        power += 1
+    return f"{value:.{1 if power else 0}f} {units[power]}"

@@ -1,0 +1,25 @@
+import pytest
+
+from pliant.cli.output import format_bytes, format_count
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (1024**3 - 1, "1.0 GiB"),
+        (5000 * 1024**4, "5000.0 TiB"),
+    ],
+)
+def test_format_bytes(nbytes: int, text: str) -> None:
+    assert format_bytes(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (512, "512"), (12_300, "12.3 K"), (999_999, "1.0 M")]
+)
+def test_format_count(count: int, text: str) -> None:
+    assert format_count(count) == text
