@@ -1,0 +1,146 @@
+"""A model's vocabulary, read by llama.cpp: text to tokens and back, no weights loaded."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from pliant.errors import CorruptFileError, GgmlError, RequestError
+from pliant.ggml.llama_declarations import LOAD_MODE_MMAP, NO_TOKEN, bind
+
+# enum llama_token_attr
+_ATTR_UNKNOWN = 1 << 0
+_ATTR_CONTROL = 1 << 3
+
+# enum llama_vocab_type
+_VOCAB_NONE = 0
+
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+
+
+class Vocab:
+    """Owns a vocab-only llama_model; safe to share between threads until closed."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises CorruptFileError if llama.cpp cannot read a vocabulary from the GGUF at `path`."""
+        self._model: int | None = None
+        self._c = bind()
+        params = self._c.model_default_params()
+        params.vocab_only = 1
+        params.load_mode = LOAD_MODE_MMAP
+        params.n_gpu_layers = 0
+        self._model = self._c.model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise CorruptFileError(f"llama.cpp cannot read a vocabulary from {path}")
+        self._vocab: int = self._c.model_get_vocab(self._model)
+        self.size: int = self._c.vocab_n_tokens(self._vocab)
+        if self._c.vocab_type(self._vocab) == _VOCAB_NONE:
+            self.close()
+            raise CorruptFileError(f"{path} has no tokenizer")
+
+    def close(self) -> None:
+        if self._model:
+            self._c.model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> "Vocab":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def address(self) -> int:
+        """`llama_vocab *`; raises GgmlError after close()."""
+        if not self._model:
+            raise GgmlError("the vocabulary is closed")
+        return self._vocab
+
+    @property
+    def bos(self) -> int | None:
+        return _optional(self._c.vocab_bos(self.address))
+
+    @property
+    def eos(self) -> int | None:
+        return _optional(self._c.vocab_eos(self.address))
+
+    @property
+    def eot(self) -> int | None:
+        return _optional(self._c.vocab_eot(self.address))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model was trained with `bos` before every text."""
+        return bool(self._c.vocab_get_add_bos(self.address))
+
+    def is_eog(self, token: int) -> bool:
+        """Whether `token` ends a generation."""
+        return bool(self._c.vocab_is_eog(self.address, self._checked(token)))
+
+    def is_special(self, token: int) -> bool:
+        """Whether `token` is markup (control or unknown), never part of ordinary text."""
+        attributes = self._c.vocab_get_attr(self.address, self._checked(token))
+        return bool(attributes & (_ATTR_CONTROL | _ATTR_UNKNOWN))
+
+    def text(self, token: int) -> str:
+        """The entry as the file spells it (byte-level BPE in its own alphabet)."""
+        text: bytes = self._c.vocab_get_text(self.address, self._checked(token))
+        return text.decode("utf-8", "replace")
+
+    def tokenize(self, text: bytes, *, parse_special: bool) -> list[int]:
+        """Tokens of UTF-8 `text`, without bos or eos.
+
+        With `parse_special`, names of control tokens in it become those tokens. Raises
+        RequestError if it is longer than MAX_TEXT_BYTES.
+        """
+        if len(text) > MAX_TEXT_BYTES:
+            raise RequestError(
+                f"the text has {len(text)} bytes; at most {MAX_TEXT_BYTES} are taken"
+            )
+        # A token is at least one byte, but for a space that some vocabularies put in front.
+        room = len(text) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = self._c.tokenize(self.address, text, len(text), tokens, room, False, parse_special)
+        if count < 0:
+            raise GgmlError(f"llama.cpp could not tokenize a text of {len(text)} bytes ({count})")
+        return tokens[:count]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Bytes that `token` adds to a text; empty for markup unless `special`."""
+        self._checked(token)
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._c.token_to_piece(self.address, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        """The text of `tokens` as a whole (without the space some vocabularies put in front)."""
+        for token in tokens:
+            self._checked(token)
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        size = 16 * len(tokens) + 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._c.detokenize(
+                self.address, array, len(tokens), buffer, size, False, special
+            )
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _checked(self, token: int) -> int:
+        if not 0 <= token < self.size:
+            raise RequestError(f"token {token} is not in the vocabulary of {self.size}")
+        return token
+
+
+def _optional(token: int) -> int | None:
+    return None if token == NO_TOKEN else token
