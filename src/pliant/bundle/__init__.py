@@ -2,19 +2,32 @@
 
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.bundle import Bundle, open_bundle
+from pliant.bundle.check import Finding, check
 from pliant.bundle.cost import cost_ratio, per_token_cost
+from pliant.bundle.describe import Description, describe
 from pliant.bundle.gguf import GgufFile, TensorInfo
+from pliant.bundle.installed import InstalledBundle, installed_bundles
+from pliant.bundle.levels import check_levels
 from pliant.bundle.plan import LayerPlan, Level, Plan
+from pliant.bundle.write import write_bundle
 
 __all__ = [
     "Architecture",
     "Bundle",
+    "Description",
+    "Finding",
     "GgufFile",
+    "InstalledBundle",
     "LayerPlan",
     "Level",
     "Plan",
     "TensorInfo",
+    "check",
+    "check_levels",
     "cost_ratio",
+    "describe",
+    "installed_bundles",
     "open_bundle",
     "per_token_cost",
+    "write_bundle",
 ]

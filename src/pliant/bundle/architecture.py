@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from reprlib import repr as shorten
 
 from pliant.bundle.gguf import GgufFile
 from pliant.errors import CorruptFileError, UnsupportedModelError
@@ -74,7 +75,8 @@ class Architecture:
         name = keys.text("general.architecture")
         if name not in SUPPORTED:
             raise UnsupportedModelError(
-                f"{gguf.path}: the architecture is {name!r}; pliant runs {', '.join(SUPPORTED)}"
+                f"{gguf.path}: the architecture is {shorten(name)}; "
+                f"pliant runs {', '.join(SUPPORTED)}"
             )
         architecture = _read(gguf, keys)
         _check_tensors(gguf, architecture)
@@ -104,11 +106,18 @@ class _Keys:
             raise self.fail(f"{key} is {value}; it must be at least 1 and below 2^31")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def count(self, key: str) -> int:
+        """A number that is 0 when absent."""
+        value = self._gguf.metadata.get(key, 0)
+        if type(value) is not int:
+            raise self.fail(f"{key} is not an integer")
+        return value
+
+    def number(self, key: str, default: float | None = None, *, zero: bool = False) -> float:
         value = self._gguf.metadata.get(key, default)
         if not isinstance(value, float):
             raise self.fail(f"{key} is missing or not a floating-point number")
-        if not (math.isfinite(value) and value > 0):
+        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
             raise self.fail(f"{key} is {value}; it must be positive")
         return value
 
@@ -123,8 +132,7 @@ def _read(gguf: GgufFile, keys: _Keys) -> Architecture:
     layers = keys.size("llama.block_count")
     if layers > MAX_LAYERS:
         raise keys.fail(f"llama.block_count is {layers}; at most {MAX_LAYERS} are allowed")
-    if gguf.metadata.get("llama.expert_count", 0) != 0:
-        raise UnsupportedModelError(f"{gguf.path}: mixture-of-experts models are not supported")
+    _refuse_unsupported(gguf, keys)
     rope_dim = keys.size("llama.rope.dimension_count", head_dim)
     if rope_dim % 2 != 0 or rope_dim > head_dim:
         raise keys.fail(f"llama.rope.dimension_count is {rope_dim}, with heads of {head_dim}")
@@ -154,6 +162,15 @@ def _read(gguf: GgufFile, keys: _Keys) -> Architecture:
     )
 
 
+def _refuse_unsupported(gguf: GgufFile, keys: _Keys) -> None:
+    if keys.count("llama.expert_count") or keys.count("llama.expert_used_count"):
+        raise UnsupportedModelError(f"{gguf.path}: mixture-of-experts models are not supported")
+    if keys.count("split.count") > 1:
+        raise UnsupportedModelError(
+            f"{gguf.path} is one part of a split model; merge the parts with llama-gguf-split"
+        )
+
+
 def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
     default = hidden // heads
     head_dim = keys.size("llama.attention.key_length", default)
@@ -167,13 +184,13 @@ def _rope_scaling(gguf: GgufFile, keys: _Keys) -> tuple[str, float]:
     kind = keys.text("llama.rope.scaling.type", "linear")
     if kind not in ("none", "linear"):
         raise UnsupportedModelError(
-            f"{gguf.path}: RoPE scaling {kind!r} is not supported, only linear scaling and "
+            f"{gguf.path}: RoPE scaling {shorten(kind)} is not supported, only linear scaling and "
             "Llama 3's factors are"
         )
     factor = 0.0
     for key in ("llama.rope.scaling.factor", "llama.rope.scale_linear"):
-        if key in gguf.metadata and factor == 0.0 and gguf.metadata[key] != 0.0:
-            factor = keys.number(key)
+        if factor == 0.0:
+            factor = keys.number(key, 0.0, zero=True)
     if kind == "none" or factor in (0.0, 1.0):
         return "none", 1.0
     return "linear", factor

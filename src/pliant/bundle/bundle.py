@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.gguf import GgufFile
+from pliant.bundle.installed import find_installed
+from pliant.bundle.levels import check_levels
+from pliant.bundle.manifest import MANIFEST_FILE, MODEL_FILE, FileRecord, Manifest
 from pliant.bundle.plan import Level, Plan
-from pliant.errors import UnknownLevelError
+from pliant.bundle.vocabulary import check_vocabulary
+from pliant.errors import BundleNotFoundError, CorruptFileError, PlanError, UnknownLevelError
 
 RATIO_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
-    """An opened model. `levels` ascend; the last one is 1.0, the full model."""
+    """An opened model. `levels` ascend; the last one is 1.0, the full model.
+
+    `path` is the folder, or the .gguf file that was opened alone; then `manifest` is None.
+    """
 
     path: Path
     name: str
     gguf: GgufFile
     architecture: Architecture
     levels: tuple[Level, ...]
+    manifest: Manifest | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the model file: as the manifest says, or computed on first use (about 1 s/GB)."""
+        if self.manifest is not None:
+            return self.manifest.files[MODEL_FILE].sha256
+        return FileRecord.of(self.gguf.path).sha256
 
     def level(self, ratio: float) -> Level:
         """The level called `ratio`; raises UnknownLevelError, which lists those there are."""
@@ -33,12 +49,62 @@ class Bundle:
 
 
 def open_bundle(source: str | Path) -> Bundle:
-    """Open a plain .gguf file, which has one level, 1.0.
+    """Open an installed bundle by name ('pocket' is built in), a folder, or a plain .gguf file.
 
-    Raises BundleError if it is missing, damaged or not supported.
+    A bare name means an installed bundle before a file of the working directory. A plain GGUF
+    has one level, 1.0. Sizes are compared with the manifest, content is not (see `check`).
+
+    Raises BundleNotFoundError, CorruptFileError or UnsupportedModelError.
     """
-    path = Path(source)
-    gguf = GgufFile.open(path)
-    architecture = Architecture.from_gguf(gguf)
+    path = find_installed(source) or Path(source)
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if path.is_file():
+            return _open_gguf(path)
+    except OSError as error:
+        raise BundleNotFoundError(f"cannot read {path}: {error}") from error
+    raise BundleNotFoundError(
+        f"{str(source)!r} is neither an installed bundle nor a folder or .gguf file; "
+        "`pliant list` shows what is installed"
+    )
+
+
+def locate(folder: Path, name: str) -> Path:
+    """A file of the bundle; raises CorruptFileError if it is absent or a link out of the folder."""
+    path = folder / name
+    if not path.is_file():
+        raise CorruptFileError(f"{folder}: {name} is missing")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CorruptFileError(f"{folder}: {name} is a link that leads out of the bundle")
+    return path
+
+
+def _open_folder(folder: Path) -> Bundle:
+    if not (folder / MANIFEST_FILE).exists():
+        raise BundleNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
+    locate(folder, MANIFEST_FILE)
+    manifest = Manifest.read(folder)
+    model = locate(folder, MODEL_FILE)
+    size, expected = model.stat().st_size, manifest.files[MODEL_FILE].nbytes
+    if size != expected:
+        raise CorruptFileError(f"{model} has {size} bytes, the manifest says {expected}")
+    gguf, architecture = _open_model(model)
+    try:
+        check_levels(architecture, manifest.levels)
+    except PlanError as error:
+        raise CorruptFileError(f"{folder / MANIFEST_FILE}: {error}") from error
+    return Bundle(folder, manifest.name, gguf, architecture, manifest.levels, manifest)
+
+
+def _open_gguf(path: Path) -> Bundle:
+    gguf, architecture = _open_model(path)
     full = Level(ratio=1.0, plan=Plan.full(architecture), cost=1.0)
     return Bundle(path, path.stem, gguf, architecture, (full,))
+
+
+def _open_model(path: Path) -> tuple[GgufFile, Architecture]:
+    gguf = GgufFile.open(path)
+    architecture = Architecture.from_gguf(gguf)
+    check_vocabulary(gguf, architecture.vocab_size)
+    return gguf, architecture

@@ -1,0 +1,117 @@
+"""Write a bundle: all of it, or nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pliant.bundle.architecture import Architecture
+from pliant.bundle.bundle import Bundle, open_bundle
+from pliant.bundle.gguf import GgufFile
+from pliant.bundle.levels import check_levels
+from pliant.bundle.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    FileRecord,
+    Manifest,
+    is_file_name,
+)
+from pliant.bundle.plan import Level
+from pliant.bundle.vocabulary import check_vocabulary, describe_tokenizer
+from pliant.errors import BundleError
+
+
+def write_bundle(
+    folder: str | Path,
+    model_gguf: str | Path,
+    levels: Sequence[Level],
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Copy `model_gguf` into a bundle at `folder` and return the opened bundle.
+
+    The folder's name becomes the bundle's. `provenance` must be JSON. Everything is written to
+    a folder beside the target and renamed at the end; an older bundle there is replaced.
+
+    Raises PlanError if the levels break the rules (`levels.check_levels`), and BundleError if
+    the model cannot be read, the target holds anything but a bundle, or writing fails.
+    """
+    folder = Path(folder).absolute()
+    if not is_file_name(folder.name):
+        raise BundleError(f"{folder.name!r} cannot name a bundle: use letters, digits, . _ -")
+    gguf = GgufFile.open(model_gguf)
+    architecture = Architecture.from_gguf(gguf)
+    check_vocabulary(gguf, architecture.vocab_size)
+    check_levels(architecture, levels)
+    refuse_foreign(folder)
+    draft = _beside(folder, "new")
+    try:
+        draft.mkdir(parents=True)
+        record = _copy(gguf.path, draft / MODEL_FILE)
+        manifest = Manifest(
+            name=folder.name,
+            files={MODEL_FILE: record},
+            levels=tuple(levels),
+            tokenizer=describe_tokenizer(gguf),
+            provenance=provenance,
+        )
+        _write_text(draft / MANIFEST_FILE, manifest.to_text())
+        open_bundle(draft)
+        _replace(folder, draft)
+    except (OSError, TypeError, ValueError) as error:
+        raise BundleError(f"cannot write the bundle {folder}: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise BundleError if replacing `folder` would delete anything but a bundle's own files."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise BundleError(f"{folder} exists and is not a folder")
+    present = {entry.name for entry in folder.iterdir()}
+    if not present:
+        return
+    if MANIFEST_FILE not in present:
+        raise BundleError(f"{folder} is not empty and not a bundle; choose another folder")
+    foreign = present - Manifest.read(folder).files.keys() - {MANIFEST_FILE}
+    if foreign:
+        raise BundleError(f"{folder} also holds {', '.join(sorted(foreign))}; move it away first")
+
+
+def _beside(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{purpose}")
+
+
+def _copy(source: Path, target: Path) -> FileRecord:
+    shutil.copyfile(source, target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    return FileRecord.of(target)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Put `draft` in the place of `folder`; if that fails, the old folder is back."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    old = _beside(folder, "old")
+    folder.rename(old)
+    try:
+        draft.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
