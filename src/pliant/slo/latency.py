@@ -1,0 +1,150 @@
+"""`LatencyModel`: what prefill and decode cost at each level on one device.
+
+Pure arithmetic over fitted coefficients; measuring is `calibration`, choosing is `strategy`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pliant.errors import CorruptFileError, UnknownLevelError
+
+PREFILL_CHUNK = 512
+"""Tokens that one forward pass of a prefill takes at most."""
+
+FORMAT_VERSION = 1
+RATIO_TOLERANCE = 1e-6
+
+# Above any real coefficient (milliseconds); what exceeds it is a damaged file.
+_MAX_COEFFICIENT_MS = 1e7
+
+
+@dataclass(frozen=True)
+class LevelLatency:
+    """Fitted costs of one level, all in milliseconds and never negative.
+
+    A prefill chunk of n tokens behind `start` KV entries takes
+    `chunk_ms + token_ms * n + pair_ms * n * (start + n / 2)`;
+    a decode step over `kv` entries takes `step_ms + step_kv_ms * kv`.
+    """
+
+    ratio: float
+    chunk_ms: float
+    token_ms: float
+    pair_ms: float
+    step_ms: float
+    step_kv_ms: float
+
+    def prefill_ms(self, num_tokens: int, start: int) -> float:
+        pairs = num_tokens * (start + num_tokens / 2)
+        return self.chunk_ms + self.token_ms * num_tokens + self.pair_ms * pairs
+
+    def decode_ms(self, kv_tokens: int) -> float:
+        return self.step_ms + self.step_kv_ms * kv_tokens
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a request costs outside the forward pass, the same at every level, in milliseconds:
+    once per request, per prompt token (tokenization), and per generated token (sampling)."""
+
+    request_ms: float = 0.0
+    prompt_token_ms: float = 0.0
+    step_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Predicts TTFT and TPOT of every level; `levels` ascend by ratio."""
+
+    levels: tuple[LevelLatency, ...]
+    overhead: Overhead
+    prefill_chunk: int
+
+    def predict_ttft(self, level_ratio: float, prompt_tokens: int, start: int = 0) -> float:
+        """Milliseconds to the first token of a prompt whose first token is at position `start`.
+
+        Raises UnknownLevelError if this level was not measured.
+        """
+        level = self._level(level_ratio)
+        end = start + prompt_tokens
+        chunks = (
+            level.prefill_ms(min(self.prefill_chunk, end - at), at)
+            for at in range(start, end, self.prefill_chunk)
+        )
+        overhead = self.overhead.request_ms + self.overhead.prompt_token_ms * prompt_tokens
+        return overhead + sum(chunks)
+
+    def predict_tpot(self, level_ratio: float, kv_tokens: int) -> float:
+        """Milliseconds per generated token with `kv_tokens` in the context.
+
+        Raises UnknownLevelError if this level was not measured.
+        """
+        return self.overhead.step_ms + self._level(level_ratio).decode_ms(kv_tokens)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(level.ratio for level in self.levels)
+
+    def _level(self, ratio: float) -> LevelLatency:
+        for level in self.levels:
+            if abs(level.ratio - ratio) <= RATIO_TOLERANCE:
+                return level
+        known = ", ".join(f"{r:g}" for r in self.ratios)
+        raise UnknownLevelError(f"level {ratio:g} was not measured on this device; known: {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping; the exact inverse of `from_json`."""
+        return {
+            "version": FORMAT_VERSION,
+            "prefill_chunk": self.prefill_chunk,
+            "overhead": _values(self.overhead),
+            "levels": [_values(level) for level in self.levels],
+        }
+
+    @classmethod
+    def from_json(cls, document: object) -> "LatencyModel":
+        """Read what `to_json` wrote. Raises CorruptFileError for anything else."""
+        data = _mapping(document, {"version", "prefill_chunk", "overhead", "levels"})
+        if data["version"] != FORMAT_VERSION or isinstance(data["version"], bool):
+            raise CorruptFileError(f"latency model: version {data['version']!r} is not supported")
+        chunk = data["prefill_chunk"]
+        if not isinstance(chunk, int) or isinstance(chunk, bool) or not 0 < chunk <= 1 << 20:
+            raise CorruptFileError(f"latency model: prefill_chunk is {chunk!r}")
+        rows = data["levels"]
+        if not isinstance(rows, list) or not rows:
+            raise CorruptFileError("latency model: levels must be a list with at least one entry")
+        levels = tuple(LevelLatency(**_numbers(row, LevelLatency)) for row in rows)
+        _check_ratios([level.ratio for level in levels])
+        if not all(level.prefill_ms(1, 1) > 0 and level.decode_ms(1) > 0 for level in levels):
+            raise CorruptFileError("latency model: a level that takes no time")
+        return cls(levels, Overhead(**_numbers(data["overhead"], Overhead)), chunk)
+
+    def dumps(self) -> str:
+        return json.dumps(self.to_json(), indent=1)
+
+
+def _values(item: LevelLatency | Overhead) -> dict[str, float]:
+    return {field.name: getattr(item, field.name) for field in fields(item)}
+
+
+def _mapping(document: object, keys: set[str]) -> Mapping[str, Any]:
+    if not isinstance(document, dict) or set(document) != keys:
+        raise CorruptFileError(f"latency model: expected an object with {', '.join(sorted(keys))}")
+    return document
+
+
+def _numbers(document: object, kind: type[LevelLatency] | type[Overhead]) -> dict[str, float]:
+    data = _mapping(document, {field.name for field in fields(kind)})
+    for key, value in data.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and 0 <= value <= _MAX_COEFFICIENT_MS):
+            raise CorruptFileError(f"latency model: {key} is {value!r}")
+    return {key: float(value) for key, value in data.items()}
+
+
+def _check_ratios(ratios: Sequence[float]) -> None:
+    ascending = all(a < b for a, b in zip(ratios, ratios[1:], strict=False))
+    if not ascending or ratios[0] <= 0 or ratios[-1] != 1.0:
+        raise CorruptFileError(f"latency model: levels {list(ratios)} must ascend and end at 1.0")

@@ -1,0 +1,57 @@
+from typing import Any
+
+import pytest
+
+from pliant.slo import LatencyModel, calibrate
+
+
+def _check_recovered(measured: LatencyModel, truth: LatencyModel, slowness: float = 1.0) -> None:
+    assert measured.ratios == truth.ratios
+    for ratio in truth.ratios:
+        for tokens in (20, 100, 600):
+            expected = truth.predict_ttft(ratio, tokens) * slowness
+            assert measured.predict_ttft(ratio, tokens) == pytest.approx(expected, rel=1e-3)
+            expected = truth.predict_tpot(ratio, tokens) * slowness
+            assert measured.predict_tpot(ratio, tokens) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_costs_of_a_small_model_are_recovered(fake_model: Any) -> None:
+    measured = calibrate(fake_model, clock=fake_model.engine.clock)
+    _check_recovered(measured, fake_model.engine.truth)
+    assert fake_model.engine.now <= 15
+
+
+def test_a_big_model_is_interpolated_between_fewer_levels(fake_model: Any) -> None:
+    fake_model.engine.slowness = 100
+    measured = calibrate(fake_model, clock=fake_model.engine.clock)
+    _check_recovered(measured, fake_model.engine.truth, slowness=100)
+    assert {ratio for ratio, _, _ in fake_model.engine.calls} == {0.2, 0.6, 1.0}
+    assert fake_model.engine.now <= 15
+
+
+def test_levels_are_interleaved_and_repeated(fake_model: Any) -> None:
+    calibrate(fake_model, budget_s=30, clock=fake_model.engine.clock)
+    calls = [call for call in fake_model.engine.calls if call[1:] == (512, 0)]
+    levels_in_turn = [ratio for ratio, _, _ in calls]
+    assert levels_in_turn[:9] == levels_in_turn[9:18] == list(fake_model.engine.truth.ratios)
+
+
+def test_a_short_context_is_respected(fake_model: Any) -> None:
+    fake_model.engine.context_length = 64
+    measured = calibrate(fake_model, clock=fake_model.engine.clock)
+    expected = fake_model.engine.truth.predict_ttft(0.5, 40)
+    assert measured.predict_ttft(0.5, 40) == pytest.approx(expected, rel=1e-3)
+
+
+def test_single_slow_passes_do_not_move_the_medians(fake_model: Any) -> None:
+    engine = fake_model.engine
+    forward = engine.forward
+
+    def sometimes_slow(plan: Any, spans: Any) -> None:
+        before = engine.now
+        forward(plan, spans)
+        if len(engine.calls) % 11 == 0:
+            engine.now += 20 * (engine.now - before)
+
+    engine.forward = sometimes_slow
+    _check_recovered(calibrate(fake_model, 60, clock=engine.clock), engine.truth)

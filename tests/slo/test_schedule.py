@@ -1,0 +1,50 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pliant.slo.schedule import MIN_ROUNDS, make_schedule
+
+COSTS = tuple(i / 10 for i in range(2, 11))
+
+
+def test_a_small_model_is_measured_at_every_level_and_up_to_a_whole_chunk() -> None:
+    schedule = make_schedule(COSTS, 2048, token_s=1e-4, step_s=1e-3, budget_s=12)
+    assert schedule.levels == tuple(range(9))
+    assert schedule.num_tokens == 512
+
+
+def test_a_big_model_is_measured_at_few_levels_and_short_prompts() -> None:
+    schedule = make_schedule(COSTS, 4096, token_s=0.02, step_s=0.3, budget_s=12)
+    assert schedule.levels == (0, 4, 8)
+    assert schedule.num_tokens < 128
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(8, 8192),
+    st.floats(1e-7, 1),
+    st.floats(1e-6, 5),
+    st.floats(0.1, 15),
+)
+def test_schedules_fit_context_and_cover_what_a_fit_needs(
+    num_levels: int, context_length: int, token_s: float, step_s: float, budget_s: float
+) -> None:
+    costs = [(i + 1) / num_levels for i in range(num_levels)]
+    schedule = make_schedule(costs, context_length, token_s, step_s, budget_s)
+    assert {0, num_levels - 1} <= set(schedule.levels) <= set(range(num_levels))
+    assert all(p.start >= 0 and p.start + p.num_tokens <= context_length for p in schedule.points)
+    assert any(point.is_decode for point in schedule.points)
+    assert any(not point.is_decode for point in schedule.points)
+
+
+@given(st.floats(1e-6, 1e-2), st.floats(1e-5, 0.1))
+def test_rounds_fit_the_budget_unless_the_schedule_is_the_smallest(
+    token_s: float, step_s: float
+) -> None:
+    smallest = make_schedule(COSTS, 2048, token_s=1e9, step_s=1e9, budget_s=1)
+    schedule = make_schedule(COSTS, 2048, token_s, step_s, budget_s=12)
+    round_s = sum(
+        COSTS[level] * (step_s if point.is_decode else point.num_tokens * token_s)
+        for level in schedule.levels
+        for point in schedule.points
+    )
+    assert schedule == smallest or round_s * MIN_ROUNDS <= 12

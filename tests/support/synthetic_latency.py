@@ -1,0 +1,75 @@
+"""A model whose forward passes take synthetic time on a settable clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from pliant.bundle.plan import LayerPlan, Level, Plan
+from pliant.slo import LatencyModel, LevelLatency, Overhead
+
+RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def make_level(ratio: float) -> Level:
+    return Level(ratio, Plan((LayerPlan(8, 1, round(ratio * 32) * 32),)), cost=ratio)
+
+
+def make_latency(ratios: Sequence[float] = RATIOS) -> LatencyModel:
+    """Costs in proportion to the level; 0.1 ms per prompt token at full level."""
+    levels = tuple(LevelLatency(r, r * 0.5, r * 0.1, r * 1e-5, r * 2.0, r * 1e-3) for r in ratios)
+    return LatencyModel(levels, Overhead(0.25, 0.001, 0.05), 512)
+
+
+@dataclass
+class FakeEngine:
+    """Advances `now` by what `truth` says a forward pass takes, times `slowness`."""
+
+    truth: LatencyModel
+    levels: Sequence[Level]
+    context_length: int = 1024
+    num_slots: int = 4
+    slowness: float = 1.0
+    now: float = 0.0
+    calls: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def forward(self, plan: Plan, spans: Sequence[Any]) -> None:
+        (span,) = spans
+        assert span.start + len(span.tokens) <= self.context_length
+        assert 0 <= span.slot < self.num_slots
+        ratio = next(level.ratio for level in self.levels if level.plan == plan)
+        level = next(level for level in self.truth.levels if level.ratio == ratio)
+        count = len(span.tokens)
+        self.calls.append((ratio, count, span.start))
+        time_ms = level.decode_ms(span.start) if count == 1 else level.prefill_ms(count, span.start)
+        self.now += time_ms * self.slowness / 1000
+
+
+@dataclass
+class FakeModel:
+    """What calibration uses of an ElasticModel."""
+
+    engine: FakeEngine
+    levels: tuple[Level, ...]
+    bundle: Any = field(default_factory=lambda: SimpleNamespace(sha256="ab" * 32))
+    tokenizer: Any = field(
+        default_factory=lambda: SimpleNamespace(encode=lambda text: list(text.encode()))
+    )
+
+    def generate(self, prompt: str, *, level: float, max_tokens: int, **_: Any) -> Any:
+        truth, prompt_tokens = self.engine.truth, len(prompt.encode()) // 8
+        ttft_ms = truth.predict_ttft(level, prompt_tokens) * self.engine.slowness
+        tpot_ms = truth.predict_tpot(level, prompt_tokens + max_tokens // 2) * self.engine.slowness
+        self.engine.now += (ttft_ms + tpot_ms * (max_tokens - 1)) / 1000
+        tokens = list(range(max_tokens))
+        return SimpleNamespace(
+            ttft_ms=ttft_ms, tpot_ms=tpot_ms, prompt_tokens=prompt_tokens, tokens=tokens
+        )
+
+
+def make_model() -> FakeModel:
+    levels = tuple(make_level(ratio) for ratio in RATIOS)
+    return FakeModel(FakeEngine(make_latency(), levels), levels)
