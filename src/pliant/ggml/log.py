@@ -14,8 +14,10 @@ LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_vo
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 
-@LOG_CALLBACK
-def forward_to_logging(level: int, text: bytes, _user_data: Any) -> None:
+def _forward(level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", "replace").rstrip()
     if line:
         logger.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+
+
+forward_to_logging = LOG_CALLBACK(_forward)

@@ -1,0 +1,191 @@
+"""Forward passes of any plan over one set of weights."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.bundle import Bundle, Plan
+from pliant.engine.graph import Graph, Model, SpanShape
+from pliant.engine.inputs import Inputs
+from pliant.engine.kv import KvCache
+from pliant.engine.layout import LayoutPolicy
+from pliant.engine.options import EngineOptions
+from pliant.engine.span import Span
+from pliant.engine.threads import ThreadGovernor, physical_cores
+from pliant.engine.weights import Weights
+from pliant.errors import ContextOverflowError, PlanError, RequestError
+from pliant.ggml.backend import Backend, GraphAllocator
+from pliant.ggml.cpu import cpu_features
+
+MAX_BATCH = 512
+DEFAULT_CONTEXT = 8192
+_KV_BUCKET = 256
+_MAX_GRAPHS = 64
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of the mapped file, of weight copies beside it, and of intermediate results."""
+
+    mapped: int
+    copied: int
+    compute: int
+
+
+class Engine:
+    """Owns weights, KV slots and graphs. `forward` may be called from several threads."""
+
+    def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
+        """Raises RequestError for options the model cannot have, GgmlError without memory."""
+        options = options or EngineOptions()
+        self.bundle = bundle
+        self.options = options
+        self.architecture = bundle.architecture
+        self.num_slots = options.slots
+        self.context_length = _context_length(bundle, options)
+        policy = LayoutPolicy(
+            options.layout, bundle.gguf.path.stat().st_size, "avx512_vnni" in cpu_features()
+        )
+        self._weights = Weights(bundle, policy)
+        self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
+        self._inputs = Inputs(MAX_BATCH, self.context_length)
+        self._model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        self._threads = ThreadGovernor(options.threads or physical_cores())
+        self._backend = Backend(self._threads.limit)
+        self._allocator = GraphAllocator()
+        self._graphs: OrderedDict[tuple[Plan, tuple[SpanShape, ...]], Graph] = OrderedDict()
+        self._valid_plans: set[Plan] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def threads(self) -> int:
+        """Most threads a forward pass uses."""
+        return self._threads.limit
+
+    @property
+    def memory(self) -> MemoryUse:
+        return MemoryUse(
+            self._weights.mapped_bytes, self._weights.copied_bytes, self._allocator.nbytes
+        )
+
+    def forward(self, plan: Plan, spans: Sequence[Span]) -> NDArray[np.float32]:
+        """Compute spans of at most MAX_BATCH tokens together, at the size `plan`.
+
+        Returns the logits wanted, float32 [outputs, vocab], in the order of the spans. Keys and
+        values land in the spans' slots; rows a span starts after must have been computed before.
+        Raises PlanError for a plan the model cannot run, ContextOverflowError for positions past
+        the slot, RequestError for other bad spans.
+        """
+        with self._lock:
+            if self._closed:
+                raise RequestError("the model is closed")
+            self._check(plan, spans)
+            shapes = tuple(self._shape(span) for span in spans)
+            graph = self._graph(plan, shapes)
+            self._inputs.write(spans, [s.kv_length for s in shapes], [s.kv_row for s in shapes])
+            self._backend.threads = self._threads.current()
+            self._backend.compute(graph.address)
+            if graph.logits is None:
+                return np.empty((0, self.architecture.vocab_size), dtype=np.float32)
+            logits = graph.logits.numpy()
+            return logits.reshape(graph.num_outputs, -1).astype(np.float32, copy=True)
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a slot's keys and values into another slot."""
+        self._check_slot(source)
+        self._check_slot(target)
+        if not 0 <= length <= self.context_length:
+            raise RequestError(f"length is {length}; a slot holds 0..{self.context_length} tokens")
+        with self._lock:
+            self._kv.copy(source, target, length)
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._drop_graphs()
+            self._allocator.close()
+            self._backend.close()
+            self._inputs.close()
+            self._kv.close()
+            self._weights.close()
+
+    def _graph(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
+        key = (plan, shapes)
+        graph = self._graphs.get(key)
+        if graph is not None:
+            self._graphs.move_to_end(key)
+            return graph
+        graph = Graph(self._model, plan, shapes)
+        generation = self._allocator.generation
+        self._allocator.allocate(graph.address)
+        if self._allocator.generation != generation:
+            self._drop_graphs()
+        while len(self._graphs) >= _MAX_GRAPHS:
+            self._graphs.popitem(last=False)[1].close()
+        self._graphs[key] = graph
+        return graph
+
+    def _drop_graphs(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+
+    def _shape(self, span: Span) -> SpanShape:
+        end = span.start + len(span.tokens)
+        kv_length = min(-(-end // _KV_BUCKET) * _KV_BUCKET, self.context_length)
+        row = self._kv.first_row(span.slot)
+        return SpanShape(len(span.tokens), kv_length, row, span.num_outputs)
+
+    def _check(self, plan: Plan, spans: Sequence[Span]) -> None:
+        if plan not in self._valid_plans:
+            plan.validate(self.architecture)
+            if not any(layer.kv_heads or layer.ff for layer in plan.layers):
+                raise PlanError("the plan runs nothing")
+            self._valid_plans.add(plan)
+        total = sum(len(span.tokens) for span in spans)
+        if not 1 <= total <= MAX_BATCH:
+            raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
+        if len({span.slot for span in spans}) != len(spans):
+            raise RequestError("two spans of one batch are in the same slot")
+        for span in spans:
+            self._check_span(span)
+
+    def _check_span(self, span: Span) -> None:
+        self._check_slot(span.slot)
+        if len(span.tokens) < 1 or span.start < 0:
+            raise RequestError("a span needs at least one token and a start of at least 0")
+        end = span.start + len(span.tokens)
+        if end > self.context_length:
+            raise ContextOverflowError(
+                f"{end} tokens do not fit the context of {self.context_length}",
+                needed_tokens=end,
+                available_tokens=self.context_length,
+            )
+        if min(span.tokens) < 0 or max(span.tokens) >= self.architecture.vocab_size:
+            raise RequestError(
+                f"token ids must be in 0..{self.architecture.vocab_size - 1}, "
+                f"got {min(span.tokens)}..{max(span.tokens)}"
+            )
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.num_slots:
+            raise RequestError(f"slot is {slot}; there are {self.num_slots}, from 0")
+
+
+def _context_length(bundle: Bundle, options: EngineOptions) -> int:
+    limit = bundle.architecture.context_length
+    if options.context_length is None:
+        return min(limit, DEFAULT_CONTEXT)
+    if options.context_length > limit:
+        raise RequestError(
+            f"context_length is {options.context_length}; the model was made for at most {limit}"
+        )
+    return options.context_length

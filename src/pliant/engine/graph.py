@@ -1,0 +1,230 @@
+"""The computation of a Llama-type sub-model, as a ggml graph.
+
+Matrix products are batched over the tokens of all spans; attention runs per span. The order of
+operations is llama.cpp's, so that the full level's logits equal its logits.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+
+from pliant.bundle import Architecture, LayerPlan, Plan
+from pliant.engine.inputs import Inputs
+from pliant.engine.kv import KvCache
+from pliant.engine.weights import Weights
+from pliant.ggml.context import Context
+from pliant.ggml.declarations import bind
+from pliant.ggml.tensor import Tensor
+
+# Upper bounds, checked by a test at the largest plan: what one layer and one span of it may take.
+_TENSORS_PER_LAYER = 80
+_TENSORS_PER_SPAN = 12
+_TENSORS_PER_GROUP = 6
+
+
+@dataclass(frozen=True)
+class SpanShape:
+    """What a graph fixes about a span. `kv_length` is padded; `kv_row` the slot's first row."""
+
+    length: int
+    kv_length: int
+    kv_row: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a graph is built from."""
+
+    architecture: Architecture
+    weights: Weights
+    kv: KvCache
+    inputs: Inputs
+
+
+class Graph:
+    """A built graph: `address` for the backend, `logits` [vocab, outputs] or None."""
+
+    def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
+        layers = len(plan.layers)
+        groups = model.architecture.num_kv_heads
+        per_layer = _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * len(spans)
+        size = layers * (per_layer + _TENSORS_PER_GROUP * groups) + 64
+        self._context = Context(max_tensors=size, graph_size=size)
+        self.address = self._context.new_graph(size)
+        self.logits = _Builder(model, self._context, self.address, spans).build(plan)
+        self.num_outputs = sum(span.outputs for span in spans)
+
+    def close(self) -> None:
+        self._context.close()
+
+
+class _Builder:
+    """Adds one sub-model's computation to a graph."""
+
+    def __init__(
+        self, model: Model, context: Context, graph: int, spans: tuple[SpanShape, ...]
+    ) -> None:
+        self._a = model.architecture
+        self._weights = model.weights
+        self._kv = model.kv
+        self._c = context
+        self._graph = graph
+        self._spans = spans
+        self._n = sum(span.length for span in spans)
+        inputs = model.inputs
+        self._tokens = context.view(inputs.tokens, (self._n,))
+        self._positions = context.view(inputs.positions, (self._n,))
+        self._kv_rows = context.view(inputs.kv_rows, (self._n,))
+        outputs = sum(span.outputs for span in spans)
+        self._outputs = context.view(inputs.outputs, (outputs,)) if outputs else None
+        self._masks = self._mask_views(inputs.masks)
+        self._factors = (
+            model.weights.tensor("rope_freqs.weight") if self._a.has_rope_factors else None
+        )
+
+    def build(self, plan: Plan) -> Tensor | None:
+        c = self._c
+        x = c.get_rows(self._weights.tensor("token_embd.weight"), self._tokens)
+        last = len(plan.layers) - 1
+        for index, layer in enumerate(plan.layers):
+            if index == last and self._outputs is None:
+                self._store_only(x, index, layer)
+                return None
+            x = self._layer(x, index, layer, last=index == last)
+        x = self._norm(x, "output_norm.weight")
+        logits = self._weights.output.multiply(c, x, self._a.vocab_size)
+        self._expand(logits)
+        return logits
+
+    def _layer(self, x: Tensor, index: int, layer: LayerPlan, *, last: bool) -> Tensor:
+        if layer.kv_heads:
+            attended = self._attention(self._norm(x, f"blk.{index}.attn_norm.weight"), index, layer)
+        if last and self._outputs is not None:
+            x = self._c.get_rows(x, self._outputs)
+            attended = self._c.get_rows(attended, self._outputs) if layer.kv_heads else x
+        if layer.kv_heads:
+            x = self._c.add(attended, x)
+        if layer.ff:
+            hidden = self._mlp(self._norm(x, f"blk.{index}.ffn_norm.weight"), index, layer.ff)
+            x = self._c.add(hidden, x)
+        return x
+
+    def _norm(self, x: Tensor, weight: str) -> Tensor:
+        normed = self._c.rms_norm(x, self._a.rms_eps)
+        return self._c.mul(normed, self._weights.tensor(weight))
+
+    def _mlp(self, x: Tensor, index: int, ff: int) -> Tensor:
+        c = self._c
+        gate = self._weights.matrix(index, "ffn_gate").multiply(c, x, ff)
+        up = self._weights.matrix(index, "ffn_up").multiply(c, x, ff)
+        hidden = c.swiglu(gate, up)
+        return self._weights.matrix(index, "ffn_down").multiply(c, hidden, self._a.hidden_size)
+
+    def _attention(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
+        query = self._query(x, index, layer)
+        self._store_kv(x, index, layer)
+        start = 0
+        parts = []
+        for span, mask in zip(self._spans, self._masks, strict=True):
+            part = self._c.view(
+                query,
+                (self._a.head_dim, layer.heads, span.length),
+                query.strides[1:3],
+                start * query.strides[2],
+            )
+            parts.append(self._attend(part, index, layer.kv_heads, span, mask))
+            start += span.length
+        return self._attention_output(reduce(self._join, parts), index, layer)
+
+    def _attend(
+        self, query: Tensor, index: int, kv_heads: int, span: SpanShape, mask: Tensor
+    ) -> Tensor:
+        """[head_dim * heads, length] of one span."""
+        c = self._c
+        heads = query.shape[1]
+        keys = self._cached(self._kv.keys[index], span, kv_heads)
+        values = self._cached(self._kv.values[index], span, kv_heads)
+        scale = 1.0 / math.sqrt(self._a.head_dim)
+        attended = c.flash_attention(c.permute(query, 0, 2, 1, 3), keys, values, mask, scale)
+        return c.reshape(attended, self._a.head_dim * heads, span.length)
+
+    def _cached(self, cache: Tensor, span: SpanShape, kv_heads: int) -> Tensor:
+        """The first `kv_heads` heads of a slot's rows: [head_dim, kv_length, kv_heads]."""
+        shape = (self._a.head_dim, span.kv_length, kv_heads)
+        strides = (self._kv.row_bytes, self._kv.head_bytes())
+        return self._c.view(cache, shape, strides, span.kv_row * self._kv.row_bytes)
+
+    def _query(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
+        """[head_dim, heads, n], rotated."""
+        c, width = self._c, layer.heads_per_kv * self._a.head_dim
+        matrix = self._weights.matrix(index, "attn_q")
+        if layer.heads_per_kv == self._a.heads_per_kv:
+            query = matrix.multiply(c, x, layer.kv_heads * width)
+        else:
+            group = self._a.heads_per_kv * self._a.head_dim
+            parts = [
+                matrix.multiply(c, x, width, first_row=g * group) for g in range(layer.kv_heads)
+            ]
+            query = reduce(lambda a, b: c.concat(a, b, 0), parts)
+        return self._rope(c.reshape(query, self._a.head_dim, layer.heads, self._n))
+
+    def _attention_output(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
+        c, hidden = self._c, self._a.hidden_size
+        matrix = self._weights.matrix(index, "attn_output")
+        if layer.heads_per_kv == self._a.heads_per_kv:
+            return matrix.multiply(c, x, hidden)
+        width = layer.heads_per_kv * self._a.head_dim
+        group = self._a.heads_per_kv * self._a.head_dim
+        parts = []
+        for g in range(layer.kv_heads):
+            columns = c.view(x, (width, x.shape[1]), (x.strides[1],), g * width * 4)
+            parts.append(matrix.multiply(c, columns, hidden, first_column=g * group))
+        return reduce(c.add, parts)
+
+    def _store_kv(self, x: Tensor, index: int, layer: LayerPlan) -> None:
+        """Write the batch's keys and values into the cache rows of its tokens."""
+        c, width = self._c, layer.kv_heads * self._a.head_dim
+        key = self._weights.matrix(index, "attn_k").multiply(c, x, width)
+        value = self._weights.matrix(index, "attn_v").multiply(c, x, width)
+        key = self._rope(c.reshape(key, self._a.head_dim, layer.kv_heads, self._n))
+        for cache, values in (
+            (self._kv.keys[index], c.reshape(key, width, self._n)),
+            (self._kv.values[index], value),
+        ):
+            target = c.view(cache, (width, cache.shape[1]), (self._kv.row_bytes,))
+            self._expand(c.set_rows(target, values, self._kv_rows))
+
+    def _store_only(self, x: Tensor, index: int, layer: LayerPlan) -> None:
+        """The last layer of a prompt chunk whose logits nobody wants."""
+        if layer.kv_heads:
+            self._store_kv(self._norm(x, f"blk.{index}.attn_norm.weight"), index, layer)
+        else:
+            self._expand(x)
+
+    def _rope(self, x: Tensor) -> Tensor:
+        a = self._a
+        return self._c.rope(
+            x,
+            self._positions,
+            self._factors,
+            dims=a.rope_dim,
+            base=a.rope_base,
+            scale=a.rope_freq_scale,
+            original_context=a.rope_original_context,
+        )
+
+    def _mask_views(self, masks: Tensor) -> list[Tensor]:
+        views = []
+        offset = 0
+        for span in self._spans:
+            shape = (span.kv_length, span.length)
+            views.append(self._c.view(masks, shape, (span.kv_length * 2,), offset))
+            offset += span.kv_length * span.length * 2
+        return views
+
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._c.concat(a, b, 1)
+
+    def _expand(self, tensor: Tensor) -> None:
+        bind().build_forward_expand(self._graph, tensor.address)

@@ -1,0 +1,77 @@
+"""The memory graphs read their inputs from, shared by all graphs.
+
+ggml's graph allocator reuses the memory of inputs it owns, so these lie in a buffer of their own.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from pliant.engine.span import Span
+from pliant.ggml.context import Context
+from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.tensor import Tensor
+from pliant.ggml.types import GgmlType
+
+
+class Inputs:
+    """Tokens, positions and KV rows of a batch, the outputs wanted, and one mask per span."""
+
+    def __init__(self, max_batch: int, context_length: int) -> None:
+        self._context = Context(max_tensors=5)
+        self._buffers: list[Buffer] = []
+        self.tokens = self._new(GgmlType.I32, max_batch)
+        self.positions = self._new(GgmlType.I32, max_batch)
+        self.kv_rows = self._new(GgmlType.I64, max_batch)
+        self.outputs = self._new(GgmlType.I32, max_batch)
+        self.masks = self._new(GgmlType.F16, max_batch * context_length)
+        self._tokens = self.tokens.numpy().reshape(-1)
+        self._positions = self.positions.numpy().reshape(-1)
+        self._kv_rows = self.kv_rows.numpy().reshape(-1)
+        self._outputs = self.outputs.numpy().reshape(-1)
+        self._masks = self.masks.numpy().reshape(-1)
+        # visible..., hidden...: the mask of a token at position p is a window of this row
+        self._causal = np.full(2 * context_length, -np.inf, dtype=np.float16)
+        self._causal[:context_length] = 0
+        self._counter = np.arange(max(max_batch, context_length), dtype=np.int32)
+
+    def write(
+        self, spans: Sequence[Span], kv_lengths: Sequence[int], first_rows: Sequence[int]
+    ) -> None:
+        """Fill in a batch. `kv_lengths` are the padded KV lengths, one per span."""
+        token = output = cell = 0
+        for span, kv_length, first_row in zip(spans, kv_lengths, first_rows, strict=True):
+            n, start = len(span.tokens), span.start
+            self._tokens[token : token + n] = span.tokens
+            np.add(self._counter[:n], start, out=self._positions[token : token + n])
+            np.add(self._counter[:n], first_row + start, out=self._kv_rows[token : token + n])
+            if span.outputs == "all":
+                np.add(self._counter[:n], token, out=self._outputs[output : output + n])
+            elif span.outputs == "last":
+                self._outputs[output] = token + n - 1
+            self._write_mask(cell, n, start, kv_length)
+            token += n
+            output += span.num_outputs
+            cell += n * kv_length
+
+    def _write_mask(self, cell: int, n: int, start: int, kv_length: int) -> None:
+        """Row i hides the cells after position start + i."""
+        first = self._causal[len(self._causal) // 2 - 1 - start :]
+        target = self._masks[cell : cell + n * kv_length]
+        if n == 1:
+            target[:] = first[:kv_length]
+        else:
+            target.reshape(n, kv_length)[:] = as_strided(first, (n, kv_length), (-2, 2))
+
+    def close(self) -> None:
+        self._context.close()
+        for buffer in self._buffers:
+            buffer.close()
+
+    def _new(self, type_: GgmlType, length: int) -> Tensor:
+        tensor = self._context.new_tensor(type_, length)
+        buffer = Buffer.zeroed(tensor.nbytes + ALIGNMENT)
+        buffer.place(tensor, 0)
+        self._buffers.append(buffer)
+        return tensor

@@ -1,0 +1,66 @@
+"""The KV cache: keys and values of every slot, one row per token, all heads side by side.
+
+A sub-model with fewer KV heads uses a prefix of each row, so what it wrote stays usable for every
+smaller level. Pages take physical memory only once written.
+"""
+
+from pliant.bundle import Architecture
+from pliant.engine.options import KvType
+from pliant.errors import UnsupportedModelError
+from pliant.ggml.context import Context
+from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.tensor import Tensor
+from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
+
+_TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
+
+
+class KvCache:
+    """Per layer K and V [kv_heads * head_dim, slots * context_length]."""
+
+    def __init__(
+        self, architecture: Architecture, slots: int, context_length: int, kv_type: KvType
+    ) -> None:
+        self.type = _TYPES[kv_type]
+        self.slots = slots
+        self.context_length = context_length
+        self._head_dim = architecture.head_dim
+        if architecture.head_dim % TYPE_SIZES[self.type].block:
+            raise UnsupportedModelError(
+                f"kv_type {kv_type} needs a head size in multiples of "
+                f"{TYPE_SIZES[self.type].block}; this model's is {architecture.head_dim}: use f16"
+            )
+        width = architecture.num_kv_heads * architecture.head_dim
+        rows = slots * context_length
+        self.row_bytes = row_size(self.type, width)
+        size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
+        count = 2 * architecture.num_layers
+        self._buffer = Buffer.zeroed(size * count)
+        self._context = Context(max_tensors=count)
+        tensors = []
+        for index in range(count):
+            tensor = self._context.new_tensor(self.type, width, rows)
+            self._buffer.place(tensor, index * size)
+            tensors.append(tensor)
+        self.keys: list[Tensor] = tensors[0::2]
+        self.values: list[Tensor] = tensors[1::2]
+        planes = self._buffer.bytes()[: size * count].reshape(count, size)[
+            :, : self.row_bytes * rows
+        ]
+        self._rows = planes.reshape(count, rows, self.row_bytes)
+
+    def head_bytes(self) -> int:
+        """Bytes of one head of one token."""
+        return row_size(self.type, self._head_dim)
+
+    def first_row(self, slot: int) -> int:
+        return slot * self.context_length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of one slot into another, all layers."""
+        first, start = self.first_row(source), self.first_row(target)
+        self._rows[:, start : start + length] = self._rows[:, first : first + length]
+
+    def close(self) -> None:
+        self._context.close()
+        self._buffer.close()

@@ -1,0 +1,236 @@
+"""The model's weights in memory, and products with any prefix of them.
+
+The file is mmapped once. A sub-model uses the first rows of q, k, v, gate and up, and the first
+columns of o and down, as views. Beside the mapped file there may be faster copies: rearranged by
+ggml ("repacked"), and for o and down cut into column segments, since a column prefix of a
+repacked matrix cannot be a view and one of a plain matrix is read in short strides.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.bundle import Architecture, Bundle, GgufFile, Level
+from pliant.engine.layout import LayoutPolicy
+from pliant.errors import PlanError
+from pliant.ggml.context import Context
+from pliant.ggml.memory import ALIGNMENT, Buffer, can_repack, write
+from pliant.ggml.tensor import Tensor
+from pliant.ggml.types import TYPE_SIZES, row_size
+
+ROW_MATRICES = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")
+COLUMN_MATRICES = ("attn_output", "ffn_down")
+MAX_SEGMENTS = 4
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns `start`..`stop` of a matrix as a tensor of their own."""
+
+    start: int
+    stop: int
+    tensor: Tensor
+    repacked: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix [columns, rows]: the mapped tensor, and its faster copy if there is one.
+
+    `plain_from`: batches of at least so many tokens use the mapped tensor.
+    """
+
+    name: str
+    plain: Tensor
+    segments: tuple[Segment, ...] = ()
+    plain_from: int | None = None
+
+    def multiply(
+        self, c: Context, x: Tensor, rows: int, *, first_row: int = 0, first_column: int = 0
+    ) -> Tensor:
+        """Product [rows, n] of `rows` rows and as many columns as x [columns, n] has.
+
+        Raises PlanError if the columns do not fall on the weight type's blocks.
+        """
+        columns = x.shape[0]
+        block = TYPE_SIZES[self.plain.type].block
+        if columns % block or first_column % block:
+            raise PlanError(
+                f"{self.name}: {columns} columns do not fall on the blocks of {block} of "
+                f"{self.plain.type.name}; this plan needs another width or weight type"
+            )
+        large = self.plain_from is not None and x.shape[1] >= self.plain_from
+        if first_row or first_column or large or not self._has_fast_rows(rows):
+            return c.mul_mat(self._plain_view(c, columns, rows, first_row, first_column), x)
+        return self._multiply_segments(c, x, rows)
+
+    def _has_fast_rows(self, rows: int) -> bool:
+        return bool(self.segments) and all(
+            not segment.repacked or can_repack(segment.tensor.type, rows)
+            for segment in self.segments
+        )
+
+    def _multiply_segments(self, c: Context, x: Tensor, rows: int) -> Tensor:
+        columns = x.shape[0]
+        total: Tensor | None = None
+        covered = 0
+        for segment in self.segments:
+            if segment.stop > columns:
+                break
+            part = _columns(c, x, segment.start, segment.stop, contiguous=segment.repacked)
+            product = c.mul_mat(_first_rows(c, segment.tensor, rows), part)
+            total = product if total is None else c.add(total, product)
+            covered = segment.stop
+        if covered < columns:
+            weight = self._plain_view(c, columns - covered, rows, 0, covered)
+            rest = c.mul_mat(weight, _columns(c, x, covered, columns, contiguous=False))
+            total = rest if total is None else c.add(total, rest)
+        assert total is not None
+        return total
+
+    def _plain_view(
+        self, c: Context, columns: int, rows: int, first_row: int, first_column: int
+    ) -> Tensor:
+        weight = self.plain
+        if (columns, rows) == weight.shape[:2]:
+            return weight
+        offset = first_row * weight.strides[1] + row_size(weight.type, first_column)
+        return c.view(weight, (columns, rows), (weight.strides[1],), offset)
+
+
+class Weights:
+    """Owns the mapped file and the copies."""
+
+    def __init__(self, bundle: Bundle, policy: LayoutPolicy) -> None:
+        self._policy = policy
+        self._gguf: GgufFile = bundle.gguf
+        self._file = np.memmap(bundle.gguf.path, dtype=np.uint8, mode="r")
+        self._buffers = [Buffer.over(self._file)]
+        self._context = Context(max_tensors=len(bundle.gguf.tensors) * (MAX_SEGMENTS + 1))
+        self._tensors = {name: self._map(name) for name in bundle.gguf.tensors}
+        self.copied_bytes = 0
+        bounds = segment_bounds(bundle.architecture, bundle.levels)
+        self.matrices: dict[str, Matrix] = {}
+        for index in range(bundle.architecture.num_layers):
+            for name in ROW_MATRICES:
+                self._add(f"blk.{index}.{name}.weight", ())
+            for name in COLUMN_MATRICES:
+                self._add(f"blk.{index}.{name}.weight", bounds[index][name])
+        tied = bundle.architecture.tied_embeddings
+        self.output = self._make("token_embd.weight" if tied else "output.weight", ())
+
+    @property
+    def path(self) -> Path:
+        return self._gguf.path
+
+    @property
+    def mapped_bytes(self) -> int:
+        return int(self._file.nbytes)
+
+    def tensor(self, name: str) -> Tensor:
+        """The mapped tensor, e.g. a norm or the embedding table."""
+        return self._tensors[name]
+
+    def matrix(self, layer: int, name: str) -> Matrix:
+        return self.matrices[f"blk.{layer}.{name}.weight"]
+
+    def close(self) -> None:
+        """Free everything; graphs that use these weights must be gone."""
+        self._context.close()
+        for buffer in reversed(self._buffers):
+            buffer.close()
+        self._buffers.clear()
+
+    def _map(self, name: str) -> Tensor:
+        info = self._gguf.tensors[name]
+        tensor = self._context.new_tensor(info.type, *info.shape)
+        self._buffers[0].place(tensor, info.offset)
+        return tensor
+
+    def _add(self, name: str, bounds: tuple[int, ...]) -> None:
+        self.matrices[name] = self._make(name, bounds)
+
+    def _make(self, name: str, bounds: tuple[int, ...]) -> Matrix:
+        plain = self._tensors[name]
+        columns, rows = plain.shape[:2]
+        repack = self._policy.repacks and can_repack(plain.type, rows)
+        cut = bool(bounds) and self._policy.cuts(repack)
+        if not repack and not cut:
+            return Matrix(name, plain)
+        block = TYPE_SIZES[plain.type].block
+        inner = [bound for bound in bounds if cut and bound % block == 0]
+        edges = [0, *inner, columns]
+        segments = tuple(self._copy(name, start, stop, repack) for start, stop in pairwise(edges))
+        return Matrix(name, plain, segments, self._policy.plain_from(plain.type, repack))
+
+    def _copy(self, name: str, start: int, stop: int, repack: bool) -> Segment:
+        plain = self._tensors[name]
+        info = self._gguf.tensors[name]
+        rows = plain.shape[1]
+        tensor = self._context.new_tensor(plain.type, stop - start, rows)
+        buffer = Buffer.allocate(tensor.nbytes + ALIGNMENT, repacked=repack)
+        self._buffers.append(buffer)
+        buffer.place(tensor, 0)
+        data = _read(self._gguf.path, info.offset, info.nbytes).reshape(rows, -1)
+        first, last = row_size(plain.type, start), row_size(plain.type, stop)
+        write(tensor, np.ascontiguousarray(data[:, first:last]))
+        self.copied_bytes += tensor.nbytes
+        return Segment(start, stop, tensor, repack)
+
+
+def segment_bounds(
+    architecture: Architecture, levels: tuple[Level, ...]
+) -> list[dict[str, tuple[int, ...]]]:
+    """Per layer, the inner column bounds at which o and down are cut.
+
+    At most MAX_SEGMENTS - 1 of the widths the levels use: those nearest to even cuts. A width
+    between two bounds runs as whole segments and a view of the rest.
+    """
+    group = architecture.heads_per_kv * architecture.head_dim
+    full = {
+        "attn_output": architecture.num_kv_heads * group,
+        "ffn_down": architecture.ff,
+    }
+    bounds = []
+    for index in range(architecture.num_layers):
+        widths = {
+            "attn_output": {level.plan.layers[index].kv_heads * group for level in levels},
+            "ffn_down": {level.plan.layers[index].ff for level in levels},
+        }
+        bounds.append({name: _even_cuts(widths[name], full[name]) for name in full})
+    return bounds
+
+
+def _even_cuts(widths: set[int], full: int) -> tuple[int, ...]:
+    inner = sorted(width for width in widths if 0 < width < full)
+    chosen = set()
+    for part in range(1, MAX_SEGMENTS):
+        if inner:
+            ideal = full * part / MAX_SEGMENTS
+            chosen.add(min(inner, key=lambda width: abs(width - ideal)))
+    return tuple(sorted(chosen))
+
+
+def _read(path: Path, offset: int, nbytes: int) -> NDArray[np.uint8]:
+    """Read without touching the mapping, whose pages would count as resident."""
+    return np.fromfile(path, dtype=np.uint8, count=nbytes, offset=offset)
+
+
+def _first_rows(c: Context, weight: Tensor, rows: int) -> Tensor:
+    if rows == weight.shape[1]:
+        return weight
+    return c.view(weight, (weight.shape[0], rows), (weight.strides[1],))
+
+
+def _columns(c: Context, x: Tensor, start: int, stop: int, *, contiguous: bool) -> Tensor:
+    """Rows `start`..`stop` of the activations x [columns, n].
+
+    The repacked product ignores the activations' row stride from 4 tokens up and would be wrong.
+    """
+    if (start, stop) == (0, x.shape[0]):
+        return x
+    part = c.view(x, (stop - start, x.shape[1]), (x.strides[1],), start * 4)
+    return c.cont(part) if contiguous and x.shape[1] > 1 else part

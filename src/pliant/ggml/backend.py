@@ -1,0 +1,77 @@
+"""Running graphs on the CPU."""
+
+from pliant.errors import GgmlError
+from pliant.ggml.declarations import bind
+
+_STATUS_SUCCESS = 0
+
+
+class Backend:
+    """Owns ggml's CPU backend. Not thread-safe: one graph at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._c = bind()
+        self._address: int | None = self._c.backend_cpu_init()
+        if not self._address:
+            raise GgmlError("ggml could not start its CPU backend")
+        self._threads = 0
+        self.threads = threads
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if threads < 1:
+            raise GgmlError(f"threads must be at least 1, got {threads}")
+        if threads != self._threads:
+            self._c.backend_cpu_set_n_threads(self._address, threads)
+            self._threads = threads
+
+    def compute(self, graph: int) -> None:
+        """Run the graph at address `graph`; other Python threads run meanwhile."""
+        status = self._c.backend_graph_compute(self._address, graph)
+        if status != _STATUS_SUCCESS:
+            raise GgmlError(f"ggml could not compute a graph (status {status})")
+
+    def close(self) -> None:
+        if self._address:
+            self._c.backend_free(self._address)
+            self._address = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_address", None):
+            self.close()
+
+
+class GraphAllocator:
+    """Owns the memory of intermediate results, shared by every graph allocated here.
+
+    Graphs that share it can be run in any order, one at a time, until `generation` changes: then
+    the memory has moved and all of them must be built again.
+    """
+
+    def __init__(self) -> None:
+        self._c = bind()
+        self._address: int | None = self._c.gallocr_new(self._c.backend_cpu_buffer_type())
+        self.nbytes = 0
+        self.generation = 0
+
+    def allocate(self, graph: int) -> None:
+        """Give every tensor of the graph memory. Raises GgmlError if there is not enough."""
+        if not self._c.gallocr_alloc_graph(self._address, graph):
+            raise GgmlError("not enough memory for a graph's intermediate results")
+        nbytes = self._c.gallocr_get_buffer_size(self._address, 0)
+        if nbytes != self.nbytes:
+            self.nbytes = nbytes
+            self.generation += 1
+
+    def close(self) -> None:
+        if self._address:
+            self._c.gallocr_free(self._address)
+            self._address = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_address", None):
+            self.close()

@@ -1,0 +1,227 @@
+"""A ggml context: makes tensors and operations, checking in Python what ggml would abort on."""
+
+import ctypes
+from types import TracebackType
+
+from pliant.errors import GgmlError, TensorError
+from pliant.ggml.declarations import InitParams, bind
+from pliant.ggml.tensor import Tensor, pad_shape
+from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
+
+ROPE_NORMAL = 0
+
+
+class Context:
+    """Owns tensor headers and graphs (never their data); everything made in it dies with it.
+
+    Every operation raises TensorError, naming the shapes, instead of letting ggml abort.
+    """
+
+    def __init__(self, max_tensors: int, graph_size: int = 0) -> None:
+        """Room for `max_tensors` tensors and, if `graph_size` > 0, one graph of so many nodes."""
+        self._c = bind()
+        nbytes = (max_tensors + 1) * self._c.tensor_overhead()
+        if graph_size:
+            nbytes += self._c.graph_overhead_custom(graph_size, False)
+        self._address: int | None = self._c.init(InitParams(nbytes, None, True))
+        if not self._address:
+            raise GgmlError(f"ggml could not reserve {nbytes} bytes for a context")
+
+    def close(self) -> None:
+        if self._address:
+            self._c.free(self._address)
+            self._address = None
+
+    def __enter__(self) -> "Context":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_address", None):
+            self.close()
+
+    def new_tensor(self, type_: GgmlType, *shape: int) -> Tensor:
+        """A tensor without memory; a buffer or the graph allocator gives it some."""
+        ne = pad_shape(shape)
+        if ne[0] % TYPE_SIZES[type_].block:
+            raise TensorError(
+                f"a row of {type_.name} holds whole blocks of {TYPE_SIZES[type_].block}, "
+                f"not {ne[0]} elements"
+            )
+        dims = (ctypes.c_int64 * 4)(*ne)
+        return Tensor.at(self._c.new_tensor(self._address, int(type_), 4, dims))
+
+    def new_graph(self, size: int) -> int:
+        """Address of an empty graph for up to `size` nodes (pass the same as `graph_size`)."""
+        address: int | None = self._c.new_graph_custom(self._address, size, False)
+        if not address:
+            raise GgmlError(f"ggml could not make a graph of {size} nodes")
+        return address
+
+    def view(
+        self,
+        a: Tensor,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] = (),
+        offset: int = 0,
+    ) -> Tensor:
+        """A window into `a`: `strides` are the bytes of dimensions 1.. (default: contiguous)."""
+        ne = pad_shape(shape)
+        block = TYPE_SIZES[a.type].block
+        if ne[0] % block:
+            raise TensorError(f"a view of {a.describe()} must start rows in blocks of {block}")
+        nb = list(strides[:3])
+        while len(nb) < 3:
+            nb.append(row_size(a.type, ne[0]) if not nb else nb[-1] * ne[len(nb)])
+        last = offset + sum((n - 1) * b for n, b in zip(ne[1:], nb, strict=True))
+        end = last + row_size(a.type, ne[0])
+        limit = sum((n - 1) * b for n, b in zip(a.shape[1:], a.strides[1:], strict=True))
+        limit += row_size(a.type, a.shape[0])
+        if offset < 0 or end > limit:
+            raise TensorError(f"view {list(shape)} at byte {offset} leaves {a.describe()}")
+        return Tensor.at(self._c.view_4d(self._address, a.address, *ne, *nb, offset))
+
+    def reshape(self, a: Tensor, *shape: int) -> Tensor:
+        ne = pad_shape(shape)
+        if not a.is_contiguous or _count(ne) != _count(a.shape):
+            raise TensorError(f"{a.describe()} cannot be reshaped to {list(shape)}")
+        return Tensor.at(self._c.reshape_4d(self._address, a.address, *ne))
+
+    def permute(self, a: Tensor, *axes: int) -> Tensor:
+        """Dimension i of `a` becomes dimension `axes[i]`."""
+        if sorted(axes) != [0, 1, 2, 3]:
+            raise TensorError(f"axes must be a permutation of 0..3, got {list(axes)}")
+        return Tensor.at(self._c.permute(self._address, a.address, *axes))
+
+    def cont(self, a: Tensor) -> Tensor:
+        return Tensor.at(self._c.cont(self._address, a.address))
+
+    def concat(self, a: Tensor, b: Tensor, dim: int) -> Tensor:
+        same = all(a.shape[i] == b.shape[i] for i in range(4) if i != dim)
+        if not 0 <= dim < 4 or a.type != b.type or not same:
+            raise TensorError(f"cannot join {a.describe()} and {b.describe()} in dimension {dim}")
+        return Tensor.at(self._c.concat(self._address, a.address, b.address, dim))
+
+    def mul_mat(self, weight: Tensor, x: Tensor) -> Tensor:
+        """weight [k, m] times x [k, n] -> [m, n] in F32."""
+        if weight.shape[0] != x.shape[0] or any(
+            n % m for n, m in zip(x.shape[2:], weight.shape[2:], strict=True)
+        ):
+            raise TensorError(f"cannot multiply {weight.describe()} with {x.describe()}")
+        if x.type != GgmlType.F32:
+            raise TensorError(f"activations must be F32, got {x.describe()}")
+        if weight.strides[0] > weight.strides[1] or x.strides[0] != 4:
+            raise TensorError(f"{weight.describe()} or {x.describe()} is transposed")
+        return Tensor.at(self._c.mul_mat(self._address, weight.address, x.address))
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        _check_repeatable(a, b, "add")
+        return Tensor.at(self._c.add(self._address, a.address, b.address))
+
+    def mul(self, a: Tensor, b: Tensor) -> Tensor:
+        _check_repeatable(a, b, "multiply")
+        return Tensor.at(self._c.mul(self._address, a.address, b.address))
+
+    def rms_norm(self, a: Tensor, eps: float) -> Tensor:
+        if a.type != GgmlType.F32 or a.strides[0] != 4 or eps < 0:
+            raise TensorError(f"rms_norm takes F32 rows and eps >= 0, got {a.describe()}, {eps}")
+        return Tensor.at(self._c.rms_norm(self._address, a.address, eps))
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up"""
+        rows_apart = gate.strides[0] != 4 or up.strides[0] != 4
+        if gate.shape != up.shape or gate.type != up.type or rows_apart:
+            raise TensorError(f"swiglu of {gate.describe()} and {up.describe()}: shapes differ")
+        return Tensor.at(self._c.swiglu_split(self._address, gate.address, up.address))
+
+    def get_rows(self, table: Tensor, rows: Tensor) -> Tensor:
+        """table [k, m], rows I32 [n] -> [k, n] in F32. Row numbers are the caller's to check."""
+        if rows.type != GgmlType.I32 or table.shape[2] != rows.shape[1]:
+            raise TensorError(f"cannot take rows {rows.describe()} of {table.describe()}")
+        return Tensor.at(self._c.get_rows(self._address, table.address, rows.address))
+
+    def set_rows(self, table: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+        """Write F32 `values` [k, n] into rows `rows` (I64 [n]) of `table` [k, m]."""
+        fits = table.shape[0] == values.shape[0] and values.shape[1] == rows.shape[0]
+        if not fits or values.type != GgmlType.F32 or rows.type != GgmlType.I64:
+            raise TensorError(
+                f"cannot write {values.describe()} at {rows.describe()} of {table.describe()}"
+            )
+        return Tensor.at(
+            self._c.set_rows(self._address, table.address, values.address, rows.address)
+        )
+
+    def rope(
+        self,
+        a: Tensor,
+        positions: Tensor,
+        factors: Tensor | None,
+        *,
+        dims: int,
+        base: float,
+        scale: float,
+        original_context: int,
+    ) -> Tensor:
+        """Rotary position embedding of a [head_dim, heads, n] at positions I32 [n].
+
+        Interleaved pairs (llama.cpp's "norm" order). `factors` F32 [dims/2] divides the
+        frequencies (Llama 3.x).
+        """
+        if positions.type != GgmlType.I32 or positions.shape[0] != a.shape[2]:
+            raise TensorError(f"positions {positions.describe()} do not fit {a.describe()}")
+        if dims % 2 or not 0 < dims <= a.shape[0]:
+            raise TensorError(f"cannot rotate {dims} dimensions of {a.describe()}")
+        if factors is not None and (factors.type != GgmlType.F32 or factors.shape[0] < dims // 2):
+            raise TensorError(f"rope factors {factors.describe()} do not cover {dims} dimensions")
+        return Tensor.at(
+            self._c.rope_ext(
+                self._address,
+                a.address,
+                positions.address,
+                None if factors is None else factors.address,
+                dims,
+                ROPE_NORMAL,
+                original_context,
+                base,
+                scale,
+                0.0,
+                1.0,
+                32.0,
+                1.0,
+            )
+        )
+
+    def flash_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
+        """q [d, n, heads], k and v [d, m, kv_heads], mask F16 [m, n] -> [d, heads, n]."""
+        grouped = k.shape[2] > 0 and q.shape[2] % k.shape[2] == 0
+        if q.shape[0] != k.shape[0] or k.shape != v.shape or not grouped:
+            raise TensorError(
+                f"attention of {q.describe()} over {k.describe()} and {v.describe()}: shapes differ"
+            )
+        if mask.type != GgmlType.F16 or mask.shape[0] != k.shape[1] or mask.shape[1] < q.shape[1]:
+            raise TensorError(f"mask {mask.describe()} does not cover {q.describe()}")
+        if q.type != GgmlType.F32 or not mask.is_contiguous:
+            raise TensorError(f"attention takes an F32 query and a contiguous mask: {q.describe()}")
+        return Tensor.at(
+            self._c.flash_attn_ext(
+                self._address, q.address, k.address, v.address, mask.address, scale, 0.0, 0.0
+            )
+        )
+
+
+def _count(shape: tuple[int, int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2] * shape[3]
+
+
+def _check_repeatable(a: Tensor, b: Tensor, verb: str) -> None:
+    """ggml repeats `b` to the shape of `a`."""
+    if any(n % m for n, m in zip(a.shape, b.shape, strict=True)):
+        raise TensorError(f"cannot {verb} {a.describe()} and {b.describe()}")
+    if a.type != GgmlType.F32 or b.type != GgmlType.F32:
+        raise TensorError(f"cannot {verb} {a.describe()} and {b.describe()}: both must be F32")
