@@ -87,9 +87,7 @@ def test_arguments_and_exit_code_reach_the_verb_and_back(use_verb: UseVerb) -> N
     assert main(["fake", "7"]) == 7
 
 
-def test_explained_error_is_one_line(
-    use_verb: UseVerb, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explained_error_is_one_line(use_verb: UseVerb, capsys: pytest.CaptureFixture[str]) -> None:
     use_verb(raises(BundleNotFoundError("no bundle 'x'")))
     assert main(["fake"]) == 2
     assert capsys.readouterr() == ("", "error: no bundle 'x'\n")

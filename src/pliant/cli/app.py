@@ -52,7 +52,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(str(name)) if command else None, rest
+        return name, load_verb(str(name)) if command else None, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str], settings: Settings) -> int:
     try:
-        command = typer.main.get_command(_application())
-        command.main(args=list(argv), prog_name="pliant", obj=settings)
+        application().main(args=list(argv), prog_name="pliant", obj=settings)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
 
-def _application() -> typer.Typer:
+def application() -> Any:
+    """The group of all verbs, each a stub with its help until it is resolved."""
     app = typer.Typer(
         cls=LazyGroup,
         no_args_is_help=True,
@@ -97,7 +97,13 @@ def _application() -> typer.Typer:
     app.callback()(_options)
     for verb in VERBS:
         app.command(verb.name, help=verb.help)(_stub)
-    return app
+    return typer.main.get_command(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"pliant {__version__}")
+        raise typer.Exit
 
 
 def _options(
@@ -110,7 +116,7 @@ def _options(
         bool,
         typer.Option(
             "--version",
-            callback=lambda asked: _print_version(asked),
+            callback=_print_version,
             is_eager=True,
             help="Print the version and exit.",
         ),
@@ -119,17 +125,12 @@ def _options(
     context.obj.debug = debug
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(f"pliant {__version__}")
-        raise typer.Exit
-
-
 def _stub() -> None:
     """Stands for a verb whose module is not imported yet."""
 
 
-def _load(name: str) -> Any:
+def load_verb(name: str) -> Any:
+    """The command called `name`, with its options; imports its module."""
     verb = next(verb for verb in VERBS if verb.name == name)
     module = importlib.import_module(f"pliant.cli.{verb.name}")
     app = typer.Typer(add_completion=False)

@@ -14,11 +14,10 @@ from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from pliant._version import __version__
-from pliant.cli.output import format_bytes, print_json
+from pliant.cli.output import console, format_bytes, print_json
 from pliant.errors import PliantError
 from pliant.paths import cache_folder, home_folder
 
@@ -100,8 +99,10 @@ def _check_ggml() -> Iterator[Finding]:
     yield Finding("ggml", State.OK, f"{libraries.version} in {libraries.folder}")
     yield _cpu_finding(cpu.cpu_features())
     for device in cpu.devices():
-        free, total = format_bytes(device.memory_free), format_bytes(device.memory_total)
-        detail = f"{device.kind.name}: {device.description}, {free} of {total} free"
+        detail = f"{device.kind.name}: {device.description}"
+        if device.kind is not cpu.DeviceKind.CPU:
+            free, total = format_bytes(device.memory_free), format_bytes(device.memory_total)
+            detail += f", {free} of {total} free"
         yield Finding(f"device {device.name}", State.OK, detail)
 
 
@@ -156,7 +157,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _check_builtin_model() -> Iterator[Finding]:
-    from pliant.bundle.bundle import check, open_bundle
+    from pliant.bundle import check, open_bundle
 
     remedy = "reinstall pliant, or name another bundle"
     try:
@@ -166,7 +167,7 @@ def _check_builtin_model() -> Iterator[Finding]:
         yield Finding("built-in model", State.WARNING, str(error), remedy)
         return
     if problems:
-        yield Finding("built-in model", State.WARNING, str(problems[0]), remedy)
+        yield Finding("built-in model", State.WARNING, problems[0].message, remedy)
     else:
         yield Finding("built-in model", State.OK, f"pocket, {len(bundle.levels)} levels")
 
@@ -204,12 +205,12 @@ _COLOURS = {
 
 
 def _print_findings(findings: tuple[Finding, ...], usable: bool) -> None:
-    console = Console(soft_wrap=True)
+    out = console()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         line = Text(f"{finding.state:<8}", style=_COLOURS[finding.state])
         line.append(f"  {finding.name:<{width}}  {finding.detail}", style="default")
-        console.print(line)
+        out.print(line)
         if finding.remedy:
-            console.print(Text(f"{'':<{width + 12}}mend: {finding.remedy}"))
-    console.print("pliant can be used" if usable else "pliant cannot be used: see `missing` above")
+            out.print(Text(f"{'':<{width + 12}}mend: {finding.remedy}"))
+    out.print("pliant can be used" if usable else "pliant cannot be used: see `missing` above")

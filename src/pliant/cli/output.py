@@ -3,6 +3,26 @@
 import json
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+# Tables that go to a file or a pipe are not squeezed into the 80 columns of no terminal.
+_PIPED_WIDTH = 200
+
+
+def console() -> Console:
+    """For what a verb has to say on stdout."""
+    found = Console(soft_wrap=True)
+    return found if found.is_terminal else Console(soft_wrap=True, width=_PIPED_WIDTH)
+
+
+def table(*columns: str, left: int = 1) -> Table:
+    """A plain table; the first `left` columns are text, the others are aligned as numbers."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    return made
+
 
 def print_json(data: Any) -> None:
     """One JSON document on stdout; plain ASCII, so that any locale can print it."""
