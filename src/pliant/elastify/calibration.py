@@ -1,0 +1,71 @@
+"""Calibration text as token windows, and the loss of a model on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pliant.errors import ElastifyError
+
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token windows of one length, in batches: int64 [batch, window] each."""
+
+    batches: tuple[torch.Tensor, ...]
+    sha256: str
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(batch.numel() for batch in self.batches)
+
+
+def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: int) -> Calibration:
+    """Tokenizes a UTF-8 text file and takes windows evenly spaced over it.
+
+    A text shorter than one window gives one shorter window. Raises ElastifyError if the file
+    is missing, is not text, or has fewer than two tokens.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ElastifyError(f"calibration file {path} cannot be read: {error}") from error
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(tokens) < 2:
+        raise ElastifyError(f"calibration file {path} is empty: give it a few pages of text")
+    batches = token_windows(tokens, windows, window_tokens)
+    return Calibration(batches, hashlib.sha256(content).hexdigest())
+
+
+def token_windows(
+    tokens: Sequence[int], windows: int, window_tokens: int
+) -> tuple[torch.Tensor, ...]:
+    """At most `windows` non-overlapping windows, evenly spaced, in batches of BATCH_TOKENS."""
+    window_tokens = min(window_tokens, len(tokens))
+    count = min(windows, len(tokens) // window_tokens)
+    last_start = len(tokens) - window_tokens
+    starts = np.linspace(0, last_start, count).astype(int)
+    rows = torch.tensor([list(tokens[start : start + window_tokens]) for start in starts])
+    return torch.split(rows, max(1, BATCH_TOKENS // window_tokens))
+
+
+def batch_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    """Mean next-token loss (natural log) of one batch, with its graph."""
+    loss: torch.Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
+    return loss
+
+
+@torch.no_grad()
+def mean_loss(model: Any, batches: Sequence[torch.Tensor]) -> float:
+    """Mean next-token loss over all windows."""
+    losses = [float(batch_loss(model, batch)) * len(batch) for batch in batches]
+    return sum(losses) / sum(len(batch) for batch in batches)

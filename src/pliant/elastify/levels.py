@@ -1,0 +1,140 @@
+"""Nine sizes of one model: which plan is the best one at a given share of the full cost.
+
+Ratios are shares of the full model's per-token cost, output head included. What a model
+cannot reach is said, not faked. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pliant.bundle.architecture import Architecture
+from pliant.bundle.cost import cost_ratio
+from pliant.bundle.plan import FF_STEP, LayerPlan, Level, Plan
+
+TARGET_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+COST_TOLERANCE = 1e-9
+# What one unit of imbalance between attention and MLP is worth in cost: enough to decide between
+# plans that use the target about equally well, too little to leave much of it unused.
+BALANCE_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class LevelChoice:
+    """`levels` ascend and are nested, the last is 1.0; `notes` say which targets are missing."""
+
+    levels: tuple[Level, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A plan within the target; `loss` is what it leaves unused, and its imbalance."""
+
+    plan: Plan
+    loss: float
+
+
+def choose_levels(
+    architecture: Architecture,
+    anchors: Sequence[int],
+    *,
+    targets: Sequence[float] = TARGET_RATIOS,
+    block: int = 1,
+) -> LevelChoice:
+    """The largest plan within each target, each nested in the one above it, and the full model.
+
+    Elastic layers share one width. Anchor layers stay whole while the target allows it. If even
+    the smallest plan costs more than a target, that plan becomes the last level under its own
+    cost (rounded up to 2 decimals). `block` is the weight type's block length: attention
+    widths are whole blocks.
+    """
+    search = _Search(architecture, frozenset(anchors), block)
+    levels = [Level(1.0, Plan.full(architecture), 1.0)]
+    notes: list[str] = []
+    for target in sorted(targets, reverse=True):
+        plan = search.largest(levels[-1].plan, target)
+        if plan is None:
+            notes += search.add_floor(levels, target)
+            break
+        if plan == levels[-1].plan:
+            dropped = levels.pop()
+            notes.append(f"level {dropped.ratio:g} left out: it would equal level {target:g}")
+        levels.append(Level(target, plan, search.cost(plan)))
+    return LevelChoice(tuple(reversed(levels)), tuple(notes))
+
+
+class _Search:
+    """Finds plans for one architecture; remembers nothing between calls."""
+
+    def __init__(self, architecture: Architecture, anchors: frozenset[int], block: int) -> None:
+        self._architecture = architecture
+        everywhere = frozenset(range(architecture.num_layers))
+        # Anchors are elastic only where nothing else meets the target.
+        self._elastic_sets = tuple(s for s in (everywhere - anchors, everywhere) if s)
+        kv_columns = architecture.heads_per_kv * architecture.head_dim
+        full = architecture.num_kv_heads
+        self._kv_widths = [n for n in range(1, full) if n * kv_columns % block == 0] + [full]
+        self._ff_widths = [*range(FF_STEP, architecture.ff, FF_STEP), architecture.ff]
+
+    def cost(self, plan: Plan) -> float:
+        return cost_ratio(self._architecture, plan)
+
+    def largest(self, ceiling: Plan, target: float) -> Plan | None:
+        """The plan inside `ceiling` that comes closest to `target` from below, or None.
+
+        Of plans about equally close the balanced one: attention and MLP at about the same share
+        of their width.
+        """
+        for elastic in self._elastic_sets:
+            candidates = list(self._candidates(ceiling, elastic, target))
+            if candidates:
+                return min(candidates, key=lambda candidate: candidate.loss).plan
+        return None
+
+    def floor(self, ceiling: Plan) -> Plan:
+        """The smallest plan with attention and MLP in every layer."""
+        return self._narrowed(
+            ceiling, self._elastic_sets[-1], self._kv_widths[0], self._ff_widths[0]
+        )
+
+    def add_floor(self, levels: list[Level], target: float) -> list[str]:
+        """Appends the smallest plan unless it is there already; returns what to tell the user."""
+        plan = self.floor(levels[-1].plan)
+        cost = self.cost(plan)
+        ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
+        if ratio < levels[-1].ratio and plan != levels[-1].plan:
+            levels.append(Level(ratio, plan, cost))
+        return [
+            f"levels up to {target:g} cannot be reached: the smallest plan costs {cost:.3f} of "
+            "the full model (output head included)"
+        ]
+
+    def _candidates(
+        self, ceiling: Plan, elastic: frozenset[int], target: float
+    ) -> Iterator[_Candidate]:
+        kv_limit = max(ceiling.layers[layer].kv_heads for layer in elastic)
+        ff_limit = max(ceiling.layers[layer].ff for layer in elastic)
+        ff_widths = [ff for ff in self._ff_widths if ff <= ff_limit]
+        for kv_heads in (kv for kv in self._kv_widths if kv <= kv_limit):
+            plans = [self._narrowed(ceiling, elastic, kv_heads, ff) for ff in ff_widths]
+            fitting = bisect_right(plans, target + COST_TOLERANCE, key=self.cost)
+            if fitting:
+                plan, ff = plans[fitting - 1], ff_widths[fitting - 1]
+                imbalance = abs(
+                    kv_heads / self._architecture.num_kv_heads - ff / self._architecture.ff
+                )
+                yield _Candidate(plan, target - self.cost(plan) + BALANCE_WEIGHT * imbalance)
+
+    def _narrowed(self, ceiling: Plan, elastic: frozenset[int], kv_heads: int, ff: int) -> Plan:
+        return Plan(
+            tuple(
+                LayerPlan(min(layer.kv_heads, kv_heads), layer.heads_per_kv, min(layer.ff, ff))
+                if index in elastic
+                else layer
+                for index, layer in enumerate(ceiling.layers)
+            )
+        )

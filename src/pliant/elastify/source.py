@@ -1,0 +1,179 @@
+"""The Hugging Face folder that is made elastic: its shape, its weights and its tokenizer.
+
+Everything that pliant cannot carry over exactly is refused here, by name, before any work.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from pliant.errors import ElastifyError
+
+SUPPORTED_MODEL_TYPES = ("llama", "mistral")
+SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """`kind` is "linear" (only `factor` counts) or "llama3"; contexts are in tokens."""
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_context: int = 0
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """The sizes of a Llama-type decoder, uniform over its layers."""
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ff: int
+    vocab_size: int
+    context_length: int
+    rms_eps: float
+    rope_base: float
+    rope_scaling: RopeScaling | None
+    tied_embeddings: bool
+
+    @property
+    def heads_per_kv(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+
+def read_config(folder: Path) -> SourceConfig:
+    """Reads and checks `config.json`; raises ElastifyError naming what is not supported."""
+    raw = _read_json(folder / "config.json")
+    model_type = raw.get("model_type")
+    if model_type not in SUPPORTED_MODEL_TYPES:
+        supported = ", ".join(SUPPORTED_MODEL_TYPES)
+        raise ElastifyError(f"model type {model_type!r} is not supported (supported: {supported})")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises its own validation classes, which vary
+        raise ElastifyError(f"{folder / 'config.json'} is not understood: {error}") from error
+    return config_of(config)
+
+
+def config_of(config: Any) -> SourceConfig:
+    """The same from a loaded transformers config."""
+    _refuse_unsupported(config)
+    rope = _rope_parameters(config)
+    context_length = int(config.max_position_embeddings)
+    sliding_window = getattr(config, "sliding_window", None)
+    if sliding_window:
+        # Within one window, sliding and full attention are the same thing.
+        context_length = min(context_length, int(sliding_window))
+    return SourceConfig(
+        model_type=config.model_type,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads,
+        ff=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        context_length=context_length,
+        rms_eps=float(config.rms_norm_eps),
+        rope_base=float(rope["rope_theta"]),
+        rope_scaling=_rope_scaling(rope, int(config.max_position_embeddings)),
+        tied_embeddings=bool(config.tie_word_embeddings),
+    )
+
+
+def load_model(folder: Path) -> Any:
+    """The model in float32 and eval mode; raises ElastifyError if a tensor is missing."""
+    if not any(folder.glob("*.safetensors")):
+        raise ElastifyError(f"{folder} has no .safetensors weights")
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors and transformers have no common error class
+        raise ElastifyError(f"the weights in {folder} cannot be read: {error}") from error
+    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lost:
+        raise ElastifyError(f"the weights in {folder} lack {len(lost)} tensors: {lost[0]}, ...")
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the folder; raises ElastifyError if there is none."""
+    names = ("tokenizer.json", "tokenizer.model")
+    if not any((folder / name).exists() for name in names):
+        raise ElastifyError(f"{folder} has no tokenizer ({' or '.join(names)})")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # missing sentencepiece, malformed JSON and others
+        raise ElastifyError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ElastifyError(f"{path} is missing: not a Hugging Face model folder") from error
+    except (OSError, ValueError) as error:
+        raise ElastifyError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ElastifyError(f"{path} is not a JSON object")
+    return content
+
+
+def _refuse_unsupported(config: Any) -> None:
+    refused = {
+        f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
+        "attention_bias": getattr(config, "attention_bias", False),
+        "mlp_bias": getattr(config, "mlp_bias", False),
+        "quantization_config (start from the original weights)": getattr(
+            config, "quantization_config", None
+        ),
+        "heads that do not divide into KV heads": config.num_attention_heads
+        % (config.num_key_value_heads or 1),
+    }
+    for name, present in refused.items():
+        if present:
+            raise ElastifyError(f"not supported in a {config.model_type} model: {name}")
+
+
+def _rope_parameters(config: Any) -> dict[str, Any]:
+    """One dictionary for transformers 5 (`rope_parameters`) and 4 (two attributes)."""
+    rope = getattr(config, "rope_parameters", None)
+    if rope is None:
+        rope = {"rope_theta": config.rope_theta, **(config.rope_scaling or {})}
+    return dict(rope)
+
+
+def _rope_scaling(rope: dict[str, Any], max_positions: int) -> RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in SUPPORTED_ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        supported = ", ".join(SUPPORTED_ROPE_TYPES)
+        raise ElastifyError(f"RoPE type {kind!r} is not supported (supported: {supported})")
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", float(rope["factor"]))
+    return RopeScaling(
+        kind="llama3",
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_context=int(rope.get("original_max_position_embeddings", max_positions)),
+    )

@@ -1,0 +1,181 @@
+"""A Hugging Face tokenizer as llama.cpp's GGUF keys describe it.
+
+Two families are understood: byte-level BPE ("gpt2") whose pre-tokenizer llama.cpp knows by
+name, and SentencePiece-style BPE with byte fallback ("llama").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gguf import TokenType
+
+from pliant.elastify.source import load_tokenizer
+from pliant.errors import ElastifyError
+
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+NEVER_MERGED_SCORE = -1e9
+WORD_START = "\u2581"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What goes into the `tokenizer.*` keys. `scores` only for "llama", `merges` for "gpt2"."""
+
+    model: Literal["gpt2", "llama"]
+    pre: str
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    scores: tuple[float, ...]
+    merges: tuple[str, ...]
+    bos: int | None
+    eos: int | None
+    pad: int | None
+    unk: int | None
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    chat_template: str | None
+
+
+def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
+    """Reads the folder's tokenizer; unused ids up to `vocab_size` are filled.
+
+    Raises ElastifyError for a tokenizer that llama.cpp would not reproduce.
+    """
+    tokenizer = load_tokenizer(folder)
+    spec = _tokenizer_spec(folder, tokenizer)
+    bpe = spec["model"]
+    if bpe.get("type", "BPE") != "BPE":
+        raise ElastifyError(f"tokenizer model {bpe.get('type')!r} is not supported (only BPE)")
+    is_sentencepiece = bool(bpe.get("byte_fallback"))
+    tokens, types = _tokens(spec, vocab_size, is_sentencepiece)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
+    sample = tokenizer("a")["input_ids"]
+    return Vocabulary(
+        model="llama" if is_sentencepiece else "gpt2",
+        pre="default" if is_sentencepiece else _pre_tokenizer_name(spec),
+        tokens=tuple(tokens),
+        types=tuple(types),
+        scores=_scores(tokens, merges) if is_sentencepiece else (),
+        merges=() if is_sentencepiece else tuple(merges),
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        unk=tokenizer.unk_token_id,
+        add_bos=sample[0] == tokenizer.bos_token_id,
+        add_eos=sample[-1] == tokenizer.eos_token_id,
+        add_space_prefix=is_sentencepiece and _adds_space_prefix(spec),
+        chat_template=_chat_template(tokenizer),
+    )
+
+
+def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
+    """The content of tokenizer.json, converted from tokenizer.model where there is none."""
+    path = folder / "tokenizer.json"
+    try:
+        text = path.read_text("utf-8") if path.exists() else tokenizer.backend_tokenizer.to_str()
+        spec: dict[str, Any] = json.loads(text)
+    except (AttributeError, OSError, ValueError) as error:
+        raise ElastifyError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    if not isinstance(spec.get("model"), dict) or "merges" not in spec["model"]:
+        raise ElastifyError(f"the tokenizer in {folder} is not a BPE tokenizer")
+    return spec
+
+
+def _tokens(
+    spec: dict[str, Any], vocab_size: int, is_sentencepiece: bool
+) -> tuple[list[str], list[int]]:
+    tokens: list[str | None] = [None] * vocab_size
+    types = [int(TokenType.UNUSED)] * vocab_size
+
+    def put(index: int, text: str, kind: int) -> None:
+        if not 0 <= index < vocab_size:
+            raise ElastifyError(f"token {text!r} has id {index}, the model {vocab_size} tokens")
+        tokens[index], types[index] = text, kind
+
+    for text, index in spec["model"]["vocab"].items():
+        is_byte = is_sentencepiece and _is_byte_token(text)
+        put(index, text, int(TokenType.BYTE if is_byte else TokenType.NORMAL))
+    for added in spec.get("added_tokens", []):
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        if added["content"] == spec["model"].get("unk_token") and is_sentencepiece:
+            kind = TokenType.UNKNOWN
+        put(added["id"], added["content"], int(kind))
+    return [text or f"[PAD{index}]" for index, text in enumerate(tokens)], types
+
+
+def _is_byte_token(text: str) -> bool:
+    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:
+    """llama.cpp joins the pair with the highest score; a token's rank is its first merge's."""
+    rank: dict[str, int] = {}
+    for index, merge in enumerate(merges):
+        rank.setdefault(merge.replace(" ", ""), index)
+    return tuple(-float(rank[t]) if t in rank else NEVER_MERGED_SCORE for t in tokens)
+
+
+def _pre_tokenizer_name(spec: dict[str, Any]) -> str:
+    """llama.cpp's name for the way text is split before merging."""
+    if spec.get("normalizer") is not None:
+        raise ElastifyError("a byte-level tokenizer with a normalizer is not supported")
+    top = spec.get("pre_tokenizer") or {}
+    parts = top.get("pretokenizers", []) if top.get("type") == "Sequence" else [top]
+    name = _KNOWN_SPLITS.get(tuple(_split_step(part) for part in parts))
+    ignores_merges = bool(spec["model"].get("ignore_merges"))
+    if name is None or ignores_merges != (name == "llama-bpe"):
+        kinds = " + ".join(str(part.get("type")) for part in parts)
+        raise ElastifyError(
+            f"llama.cpp would not split text as this tokenizer does ({kinds}); supported: "
+            "GPT-2's ByteLevel, Llama 3's and SmolLM2's"
+        )
+    return name
+
+
+def _split_step(part: dict[str, Any]) -> str:
+    """One pre-tokenizer step in a form that can be compared; unknown ones compare to nothing."""
+    kind = part.get("type")
+    if kind == "ByteLevel" and not part.get("add_prefix_space", True):
+        return "bytes+words" if part.get("use_regex", True) else "bytes"
+    if kind == "Digits" and part.get("individual_digits"):
+        return "digits"
+    pattern = part.get("pattern")
+    is_isolated = part.get("behavior") == "Isolated" and not part.get("invert")
+    if kind == "Split" and is_isolated and pattern == {"Regex": LLAMA3_SPLIT}:
+        return "llama3"
+    return f"unknown {kind}"
+
+
+_KNOWN_SPLITS = {
+    ("bytes+words",): "gpt-2",
+    ("llama3", "bytes"): "llama-bpe",
+    ("digits", "bytes+words"): "smollm",
+}
+
+
+def _adds_space_prefix(spec: dict[str, Any]) -> bool:
+    """Whether the text's first word is spelled as if a space preceded it."""
+    pre_tokenizer = spec.get("pre_tokenizer") or {}
+    if pre_tokenizer.get("type") == "Metaspace":
+        return bool(pre_tokenizer.get("prepend_scheme", "always") != "never")
+    normalizer = spec.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    return any(
+        step.get("type") == "Prepend" and step.get("prepend") == WORD_START for step in steps
+    )
+
+
+def _chat_template(tokenizer: Any) -> str | None:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return None if template is None else str(template)
