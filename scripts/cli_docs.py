@@ -44,8 +44,10 @@ def _row(param: Any) -> str:
     notes = [param.help or ""]
     if param.required and param.param_type_name == "option":
         notes.append("Required.")
-    if param.default not in (None, False, ()) and not callable(param.default):
-        notes.append(f"Default: `{getattr(param.default, 'value', param.default)}`.")
+    if isinstance(param.show_default, str):
+        notes.append(f"Default: {param.show_default}.")
+    elif param.default not in (None, False, ()) and not callable(param.default):
+        notes.append(f"Default: {getattr(param.default, 'value', param.default)}.")
     if param.envvar:
         notes.append(f"Environment: `{param.envvar}`.")
     text = " ".join(note for note in notes if note).replace("|", "\\|")

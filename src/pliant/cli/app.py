@@ -91,6 +91,7 @@ def application() -> Any:
     app = typer.Typer(
         cls=LazyGroup,
         no_args_is_help=True,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         help="One LLM, every latency: an elastic language model on this device.",
     )
@@ -133,7 +134,7 @@ def load_verb(name: str) -> Any:
     """The command called `name`, with its options; imports its module."""
     verb = next(verb for verb in VERBS if verb.name == name)
     module = importlib.import_module(f"pliant.cli.{verb.name}")
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(verb.name)(getattr(module, verb.function))
     return typer.main.get_command(app)
 

@@ -15,7 +15,11 @@ from pliant.errors import CorruptFileError
 
 def show(
     bundle: Annotated[
-        str, typer.Argument(help="Name of an installed bundle, a bundle's folder, or a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="Name of an installed bundle, a bundle's folder, or a .gguf file.",
+        ),
     ],
     check: Annotated[
         bool, typer.Option("--check", help="Read every file and compare it with its checksum.")

@@ -1,0 +1,69 @@
+"""`pliant elastify`: what it passes on, and what it prints where."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pliant.elastify
+from pliant.cli import main
+from pliant.cli.app import load_verb
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Arguments of each call of the library's `elastify`, which is replaced."""
+    made: list[dict[str, Any]] = []
+
+    def fake(hf_dir: Path, out: Path, **options: Any) -> SimpleNamespace:
+        options.pop("report")("step 1")
+        made.append({"hf_dir": hf_dir, "out": out, **options})
+        return SimpleNamespace(path=out)
+
+    monkeypatch.setattr(pliant.elastify, "elastify", fake, raising=False)
+    return made
+
+
+def test_only_given_options_are_passed(
+    calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", "--anchors", "2"]) == 0
+    assert calls == [
+        {"hf_dir": Path("hf"), "out": Path("b"), "calibration": Path("c.txt"), "anchors": 2}
+    ]
+    assert capsys.readouterr() == ("b\n", "step 1\n")
+
+
+@pytest.mark.parametrize("missing", ["--out", "--calibration"])
+def test_what_is_required(calls: list[dict[str, Any]], missing: str) -> None:
+    argv = ["elastify", "hf", "--out", "b", "--calibration", "c"]
+    position = argv.index(missing)
+    assert main(argv[:position] + argv[position + 2 :]) == 2
+    assert calls == []
+
+
+def test_defaults_that_the_help_shows_are_those_of_the_library() -> None:
+    from pliant.elastify.pipeline import elastify
+
+    parameters = inspect.signature(elastify).parameters
+    shown = {param.name: param.show_default for param in load_verb("elastify").params}
+    for name in ("quantization", "windows", "window_tokens"):
+        assert shown[name] == str(parameters[name].default)
+    assert parameters["anchors"].default is None
+
+
+def test_absent_extra(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['gguf'] = None; from pliant.cli import main;"
+        "sys.exit(main(['elastify', '.', '--out', 'b', '--calibration', 'c.txt']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "pip install 'pliant[elastify]'" in done.stderr
