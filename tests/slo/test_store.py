@@ -37,8 +37,7 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def model(fake_model: Any) -> Any:
     fake_model.engine.threads = 2
-    fake_model.engine.layout = "plain"
-    fake_model.engine.options = SimpleNamespace(kv_type="f16")
+    fake_model.engine.options = SimpleNamespace(layout="auto", kv_type="f16")
     return fake_model
 
 

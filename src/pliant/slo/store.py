@@ -66,7 +66,7 @@ def describe(model: "ElasticModel") -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": engine.threads,
-        "layout": engine.layout,
+        "layout": engine.options.layout,
         "kv_type": engine.options.kv_type,
         "context_length": engine.context_length,
         "ggml": library.load().version,

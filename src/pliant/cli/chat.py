@@ -1,0 +1,207 @@
+"""A conversation in the terminal: answers on stdout, everything else on stderr."""
+
+import contextlib
+import importlib
+import signal
+import sys
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from pliant.cli.answer import Answer, Choice, choose_level, stream_answer
+from pliant.errors import PliantError, RequestError
+from pliant.slo import LatencyModel, Slo, load_or_calibrate
+
+if TYPE_CHECKING:
+    from pliant.engine.model import ElasticModel
+    from pliant.engine.sampling import SamplingParams
+
+HELP = """\
+/level 0.5      run at this level
+/slo 0.4 0.6    choose the level: TTFT, TPOT as shares of the full model's, or 400ms, or -
+/slo off        run the full model
+/reset          forget the conversation
+/help           show this
+/bye            leave (also Ctrl-D); Ctrl-C stops an answer"""
+
+_PROMPT = ">>> "
+
+# A model's text must not move the cursor or talk to the terminal.
+_CONTROLS = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
+_TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """At what level answers run: a named one, or the largest within `slo`."""
+
+    level: float = 1.0
+    slo: Slo = field(default_factory=Slo)
+
+
+class Chat:
+    """Keeps the messages and the pace of one conversation."""
+
+    def __init__(
+        self, model: "ElasticModel", pace: Pace, max_tokens: int, sampling: "SamplingParams"
+    ) -> None:
+        """Raises UnknownLevelError if `pace` names a level that the model has not."""
+        model.bundle.level(pace.level)
+        self._model = model
+        self._pace = pace
+        self._max_tokens = max_tokens
+        self._sampling = sampling
+        self._messages: list[dict[str, str]] = []
+        self._latency: LatencyModel | None = None
+
+    def answer(self, text: str) -> None:
+        """Stream the answer to stdout; Ctrl-C stops it and keeps what was said.
+
+        Raises RequestError, and then forgets `text`.
+        """
+        messages = [*self._messages, {"role": "user", "content": text}]
+        with Interrupt() as interrupt:
+            choice = self._choose(messages)
+            level = self._pace.level if choice is None else choice.strategy.level
+            answer = stream_answer(
+                self._model,
+                messages,
+                level,
+                self._max_tokens,
+                self._sampling,
+                show=_show,
+                is_stopped=lambda: interrupt.is_set,
+            )
+        print(flush=True)
+        _say(_status(answer, choice, self._pace.slo))
+        self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+
+    def repl(self) -> None:
+        """Read prompts and commands until /bye, Ctrl-D, or Ctrl-C twice."""
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")  # Gives `input` editing and a history.
+        levels = ", ".join(f"{level.ratio:g}" for level in self._model.levels)
+        _say(f"{self._model.bundle.name}, levels {levels}; /help shows the commands")
+        interrupted = False
+        while True:
+            try:
+                line = input(_PROMPT if sys.stdout.isatty() else "").strip()
+            except EOFError:
+                _say("")
+                return
+            except KeyboardInterrupt:
+                if interrupted:
+                    _say("")
+                    return
+                interrupted = True
+                _say("\nCtrl-C again or /bye leaves")
+                continue
+            interrupted = False
+            if line == "/bye":
+                return
+            self._obey(line)
+
+    def _obey(self, line: str) -> None:
+        try:
+            if line.startswith("/"):
+                self._command(line[1:].split())
+            elif line:
+                self.answer(line)
+        except PliantError as error:
+            _say(f"error: {error}")
+
+    def _command(self, words: list[str]) -> None:
+        match words:
+            case ["level", text]:
+                level = self._model.bundle.level(_number(text))
+                self._pace = Pace(level=level.ratio)
+                _say(f"level {level.ratio:g}")
+            case ["slo", "off"]:
+                self._pace = Pace()
+                _say("full model")
+            case ["slo", ttft, *rest] if len(rest) <= 1:
+                sides = [None if side == "-" else side for side in (ttft, *rest)]
+                self._pace = replace(Pace(), slo=Slo.parse(*sides))
+                _say(f"SLO {self._pace.slo}")
+            case ["reset"]:
+                self._messages = []
+                _say("forgotten")
+            case ["help"]:
+                _say(HELP)
+            case _:
+                raise RequestError(
+                    f"no such command: /{' '.join(words)}; /help shows what there is"
+                )
+
+    def _choose(self, messages: list[dict[str, str]]) -> Choice | None:
+        slo = self._pace.slo
+        if slo.is_empty:
+            return None
+        if self._latency is None:
+            self._latency = load_or_calibrate(self._model, before_calibration=announce_calibration)
+        return choose_level(self._model, self._latency, messages, slo, self._max_tokens)
+
+
+class Interrupt:
+    """While active, the first Ctrl-C is only noted: forward passes are never cut in half.
+
+    A second one raises KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+def announce_calibration(budget_s: float) -> None:
+    """Say on stderr why nothing happens for a while."""
+    _say(f"measuring this device, once (at most {budget_s:.0f} s) ...")
+
+
+def terminal_safe(text: str) -> str:
+    """`text` without control characters other than line breaks and tabs."""
+    return text.translate(_TERMINAL_SAFE)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(terminal_safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(f"level is {text!r}; it must be a number such as 0.5") from None
+
+
+def _status(answer: Answer, choice: Choice | None, slo: Slo) -> str:
+    tpot = "-" if answer.tpot_ms is None else f"{answer.tpot_ms:.2f} ms"
+    parts = [f"level {answer.level:g}", f"TTFT {answer.ttft_ms:.1f} ms", f"TPOT {tpot}"]
+    if choice is not None:
+        strategy = choice.strategy
+        parts[1] += f" (predicted {strategy.predicted_ttft_ms:.1f})"
+        parts[2] += f" (predicted {strategy.predicted_tpot_ms:.2f})"
+        verdict = "met" if choice.limits.met_by(answer.ttft_ms, answer.tpot_ms) else "missed"
+        parts.append(f"SLO {slo} {verdict}")
+        if not strategy.feasible:
+            parts.append("no level was predicted to meet it, this is the closest")
+    if answer.is_stopped:
+        parts.append("stopped")
+    return f"[{', '.join(parts)}]"

@@ -1,0 +1,86 @@
+"""`pliant run`: chat with a model in the terminal, or answer one prompt."""
+
+import sys
+from typing import Annotated, cast
+
+import typer
+
+from pliant.cli.chat import Chat, Pace
+from pliant.engine.options import EngineOptions, Layout
+from pliant.engine.sampling import SamplingParams
+from pliant.errors import RequestError
+from pliant.slo import Slo
+
+_OPTIONS = EngineOptions()
+_SAMPLING = SamplingParams()
+DEFAULT_MAX_TOKENS = 256
+
+
+def run(
+    bundle: Annotated[
+        str, typer.Argument(help="Name of a bundle, a bundle's folder, or a .gguf file.")
+    ] = "pocket",
+    prompt: Annotated[
+        str | None, typer.Argument(help="Answer this and exit; without it (or piped text): chat.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Level to run at; `pliant show` lists them.")
+    ] = None,
+    ttft: Annotated[
+        str | None,
+        typer.Option(help="Time to first token: 0.4 or 40% of the full model's, or 400ms."),
+    ] = None,
+    tpot: Annotated[
+        str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer, in tokens.")
+    ] = DEFAULT_MAX_TOKENS,
+    temperature: Annotated[
+        float, typer.Option(help="0 always takes the likeliest token.")
+    ] = _SAMPLING.temperature,
+    seed: Annotated[int | None, typer.Option(help="Repeat the same random choices.")] = None,
+    layout: Annotated[
+        str, typer.Option(help="How weights lie in memory: auto, plain or repacked.")
+    ] = _OPTIONS.layout,
+    threads: Annotated[
+        int | None, typer.Option(help="Most threads to use; default: the physical cores.")
+    ] = None,
+) -> None:
+    """Chat with a model, or answer one prompt.
+
+    Runs the full model unless --level names a smaller one, or --ttft and --tpot let pliant
+    choose the largest that is fast enough. The answer goes to stdout, all else to stderr.
+    """
+    import pliant
+
+    pace = _pace(level, ttft, tpot)
+    sampling = SamplingParams(temperature=temperature, seed=seed)
+    options = EngineOptions(layout=cast(Layout, layout), threads=threads)
+    if prompt is None and not sys.stdin.isatty():
+        prompt = _piped_prompt()
+    with pliant.load(bundle, options) as model:
+        chat = Chat(model, pace, max_tokens, sampling)
+        if prompt is None:
+            chat.repl()
+        else:
+            chat.answer(prompt)
+
+
+def _pace(level: float | None, ttft: str | None, tpot: str | None) -> Pace:
+    slo = Slo.parse(ttft, tpot)
+    if level is None:
+        return Pace(slo=slo)
+    if not slo.is_empty:
+        raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
+    return Pace(level)
+
+
+def _piped_prompt() -> str:
+    try:
+        prompt = sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the piped prompt is not text: {error}") from error
+    if not prompt:
+        raise RequestError("no prompt: give one as an argument or pipe it in")
+    return prompt
