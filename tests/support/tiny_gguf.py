@@ -1,6 +1,5 @@
 """Make a small random Llama-type GGUF with a real byte-level BPE tokenizer and chat template."""
 
-import ctypes
 import json
 from functools import cache
 from pathlib import Path
@@ -8,6 +7,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from pliant.ggml.quantize import quantize
+from pliant.ggml.types import GgmlType
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS, EOS = 0, 1
@@ -25,7 +27,6 @@ CORPUS = (
     "Die Nachricht wurde um 8 Uhr geschickt; l'été à Zürich coûte 25 €. 日本語のテキスト 👍\n",
     '{"name": "set_brightness", "arguments": {"value": 42, "unit": "percent"}}\n',
 )
-_K_TYPES = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 
 
 @cache
@@ -151,23 +152,6 @@ def _merges(tokenizer: Tokenizer) -> list[str]:
 
 
 def _quantize(data: np.ndarray, type_: gguf.GGMLQuantizationType) -> np.ndarray:
-    if type_.name not in _K_TYPES:
+    if type_.name in ("F32", "F16", "BF16"):
         return gguf.quantize(data, type_)
-    from pliant.ggml.library import library_folder
-
-    ggml = ctypes.CDLL(str(next(library_folder().glob("*ggml-base.*"))))
-    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
-    ggml.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-    ]
-    rows, columns = data.shape
-    block, nbytes = gguf.GGML_QUANT_SIZES[type_]
-    out = np.empty((rows, columns // block * nbytes), dtype=np.uint8)
-    ggml.ggml_quantize_chunk(type_, data.ctypes.data, out.ctypes.data, 0, rows, columns, None)
-    return out
+    return quantize(data, GgmlType[type_.name])

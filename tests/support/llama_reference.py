@@ -1,0 +1,50 @@
+"""llama.cpp's own logits, as the reference for the engine's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from pliant.ggml.library import load
+
+
+class LlamaReference:
+    """A model run by llama.cpp on the CPU; `repack` lets it rearrange weights as it does."""
+
+    def __init__(self, path: Path, *, repack: bool = False, threads: int = 1) -> None:
+        load()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.use_extra_bufts = repack
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        assert self._model, f"llama.cpp does not read {path}"
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = 1024
+        options.n_batch = options.n_ubatch = 512
+        options.n_threads = options.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(self._model, options)
+        vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocab)
+
+    def logits(self, tokens: Sequence[int], start: int = 0) -> np.ndarray:
+        """Logits [len(tokens), vocab] of tokens that follow the `start` computed before."""
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self._context), 0, start, -1)
+        count = len(tokens)
+        batch = llama_cpp.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = start + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = 1
+        assert llama_cpp.llama_decode(self._context, batch) == 0
+        pointer = llama_cpp.llama_get_logits(self._context)
+        logits = np.ctypeslib.as_array(pointer, (count, self._vocab_size)).copy()
+        llama_cpp.llama_batch_free(batch)
+        return logits
+
+    def close(self) -> None:
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
