@@ -78,14 +78,16 @@ class Vocab:
         """Whether the model was trained with `bos` before every text."""
         return bool(self._c.vocab_get_add_bos(self.address))
 
-    def is_eog(self, token: int) -> bool:
-        """Whether `token` ends a generation."""
-        return bool(self._c.vocab_is_eog(self.address, self._checked(token)))
+    def eog_tokens(self) -> list[int]:
+        """Tokens that end a generation."""
+        is_eog, vocab = self._c.vocab_is_eog, self.address
+        return [token for token in range(self.size) if is_eog(vocab, token)]
 
-    def is_special(self, token: int) -> bool:
-        """Whether `token` is markup (control or unknown), never part of ordinary text."""
-        attributes = self._c.vocab_get_attr(self.address, self._checked(token))
-        return bool(attributes & (_ATTR_CONTROL | _ATTR_UNKNOWN))
+    def special_tokens(self) -> list[int]:
+        """Tokens that are markup (control or unknown), never part of ordinary text."""
+        attributes, vocab = self._c.vocab_get_attr, self.address
+        markup = _ATTR_CONTROL | _ATTR_UNKNOWN
+        return [token for token in range(self.size) if attributes(vocab, token) & markup]
 
     def text(self, token: int) -> str:
         """The entry as the file spells it (byte-level BPE in its own alphabet)."""
