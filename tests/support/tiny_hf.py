@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.tiny_gguf import BOS, CHAT_TEMPLATE, CORPUS, EOS, make_tokenizer
 from tokenizers import Tokenizer, models, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from support.tiny_gguf import BOS, CHAT_TEMPLATE, CORPUS, EOS, make_tokenizer
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

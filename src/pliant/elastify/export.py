@@ -74,13 +74,13 @@ def write_submodel_gguf(
 ) -> None:
     """Writes only what `plan` runs of a reordered model, as architecture `deci`.
 
-    Raises PlanError for what llama.cpp cannot run so: a first layer without attention (its head
-    length is taken from there), or attention without an MLP (it skips the whole layer).
+    Raises PlanError for what llama.cpp cannot run so: a first layer without attention (it takes
+    the length of a head from there), or a layer without an MLP (it skips the attention too).
     """
     config = config_of(model.config)
-    if plan.layers[0].kv_heads == 0 or any(p.kv_heads and not p.ff for p in plan.layers):
+    if plan.layers[0].kv_heads == 0 or any(layer.ff == 0 for layer in plan.layers):
         raise PlanError(
-            "a stand-alone GGUF needs attention in its first layer and an MLP beside attention"
+            "a stand-alone GGUF needs attention in its first layer and an MLP in every layer"
         )
     writer = _writer(path, "deci", config, vocabulary, quantization, name)
     writer.add_head_count([layer.heads for layer in plan.layers])
@@ -133,8 +133,7 @@ def _layer_weights(
     layer = None if plan is None else plan.layers[index]
     if layer is None or layer.kv_heads:
         yield "attn_norm", block.input_layernorm.weight
-    if layer is None or layer.ff:
-        yield "ffn_norm", block.post_attention_layernorm.weight
+    yield "ffn_norm", block.post_attention_layernorm.weight
     for projection in PROJECTIONS:
         weight = block.get_submodule(projection.name).weight
         if layer is not None:

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+from torch import cat
+
+from pliant.elastify.calibration import read_calibration, token_windows
+from pliant.elastify.source import load_tokenizer
+from pliant.errors import ElastifyError
+from support.tiny_hf import make_folder
+
+
+def test_windows_are_spread_over_the_text() -> None:
+    rows = cat(token_windows(range(100), windows=3, window_tokens=10)).tolist()
+    assert [row[0] for row in rows] == [0, 45, 90]
+    assert all(row == list(range(row[0], row[0] + 10)) for row in rows)
+
+
+def test_windows_do_not_overlap_and_a_short_text_gives_fewer() -> None:
+    assert cat(token_windows(range(25), windows=9, window_tokens=10)).shape == (2, 10)
+    assert cat(token_windows(range(5), windows=9, window_tokens=10)).shape == (1, 5)
+
+
+def test_reads_a_text_file(tmp_path: Path, calibration_file: Path) -> None:
+    tokenizer = load_tokenizer(make_folder(tmp_path / "model"))
+    text = read_calibration(calibration_file, tokenizer, windows=4, window_tokens=16)
+    assert text.num_tokens == 64
+    assert len(text.sha256) == 64
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", None])
+def test_refuses_what_is_no_text(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "calibration.txt"
+    if content is not None:
+        path.write_bytes(content)
+    tokenizer = load_tokenizer(make_folder(tmp_path / "model"))
+    with pytest.raises(ElastifyError, match="calibration file"):
+        read_calibration(path, tokenizer, windows=4, window_tokens=16)

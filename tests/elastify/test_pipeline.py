@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pliant.bundle import GgufFile, check, open_bundle
+from pliant.elastify import elastify
+from pliant.elastify.source import load_model
+from pliant.elastify.submodel import logits, slice_model
+from pliant.elastify.verify import check_plans, reorder_difference
+from pliant.errors import BundleError, ElastifyError
+from support.llama_cpp_reference import reference_logits
+from support.tiny_hf import make_folder
+
+SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}
+
+
+def elastic(folder: Path, calibration: Path, out: str = "elastic", **options: Any) -> Any:
+    return elastify(folder, folder.parent / out, calibration=calibration, **SMALL, **options)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "source", num_hidden_layers=5, intermediate_size=256)
+
+
+def provenance(folder: Path) -> Any:
+    return json.loads((folder / "pliant.json").read_text())["provenance"]
+
+
+@pytest.mark.parametrize("quantization", ["F16", "Q8_0", "Q4_0"])
+def test_makes_a_sound_bundle(source: Path, calibration_file: Path, quantization: str) -> None:
+    lines: list[str] = []
+    bundle = elastic(source, calibration_file, quantization=quantization, report=lines.append)
+    assert check(bundle) == []
+    assert open_bundle(bundle.path).levels == bundle.levels
+    assert len(bundle.levels) > 4
+    told = provenance(bundle.path)
+    assert told["quantization"] == quantization
+    assert told["verification"]["reorder_difference"] <= 1e-4
+    assert len(told["verification"]["levels"]) == len(bundle.levels)
+    assert len(told["anchors"]) == 1
+    assert len(told["losses_without_layer"]) == 5
+    assert set(told["source_sha256"]) == {"config.json", "model.safetensors"}
+    assert any("anchor" in line for line in lines)
+
+
+def test_the_full_level_is_the_original_for_llama_cpp(
+    source: Path, calibration_file: Path, tokens: torch.Tensor
+) -> None:
+    bundle = elastic(source, calibration_file, quantization="F16")
+    found = reference_logits(bundle.gguf.path, tokens.tolist())
+    expected = logits(load_model(source), tokens[None])[0].numpy()
+    assert np.abs(found - expected).max() < 3e-2
+
+
+def test_the_same_input_gives_the_same_file(source: Path, calibration_file: Path) -> None:
+    files = [elastic(source, calibration_file).path / "model.gguf" for _ in range(2)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_number_of_anchors_can_be_chosen(source: Path, calibration_file: Path) -> None:
+    bundle = elastic(source, calibration_file, anchors=2, targets=(0.6,))
+    assert len(provenance(bundle.path)["anchors"]) == 2
+    assert [level.ratio for level in bundle.levels] == [0.6, 1.0]
+
+
+def test_refuses_before_any_work(source: Path, calibration_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ElastifyError, match="'Q5_1' is not one of"):
+        elastic(source, calibration_file, quantization="Q5_1")
+    with pytest.raises(ElastifyError, match="calibration file"):
+        elastic(source, tmp_path / "nowhere.txt")
+    with pytest.raises(ElastifyError, match=r"config\.json is missing"):
+        elastic(tmp_path / "nowhere", calibration_file)
+    with pytest.raises(BundleError, match="not a bundle"):
+        elastic(source, calibration_file, out=source.name)
+    assert not (tmp_path / "elastic").exists()
+
+
+def test_a_changed_model_is_found_out(
+    source: Path, calibration_file: Path, tokens: torch.Tensor
+) -> None:
+    bundle = elastic(source, calibration_file, quantization="F16")
+    other = load_model(source)  # not reordered: only its full level is the same
+    full, half = bundle.levels[-1], bundle.level(0.5)
+    check_plans(bundle, [full], other, tokens, "F16")
+    with pytest.raises(ElastifyError, match=r"level 0\.5 does not compute"):
+        check_plans(bundle, [half], other, tokens, "F16")
+    before = logits(other, tokens[None])
+    with pytest.raises(ElastifyError, match="reordering changed the model"):
+        reorder_difference(before, logits(slice_model(other, half.plan), tokens[None]))
+    with pytest.raises(ElastifyError, match="reordering changed the model"):
+        reorder_difference(before, before * float("nan"))
+
+
+def test_the_file_is_a_plain_gguf(source: Path, calibration_file: Path) -> None:
+    bundle = elastic(source, calibration_file)
+    names = set(GgufFile.open(bundle.path / "model.gguf").tensors)
+    assert len(names) == 2 + 5 * 9
