@@ -132,6 +132,11 @@ def sentencepiece_draft() -> RawGguf:
     return draft
 
 
+def header_size(data: bytes) -> int:
+    """Up to the tensors' data, which nothing but the file's size depends on."""
+    return data.rindex(b"ffn_down.weight") + 60
+
+
 def _string(text: str | bytes) -> bytes:
     data = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(data)) + data
