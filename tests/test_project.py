@@ -80,10 +80,9 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
 
 
 def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring."""
+    """Lines of a function's body, docstring aside."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
-    statements = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-    return node.body[0].lineno - node.lineno + statements
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
