@@ -1,0 +1,1 @@
+"""The recipe of pliant's built-in model: data generator, elastic network, tokeniser."""
