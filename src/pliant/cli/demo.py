@@ -101,8 +101,8 @@ def _answer(model: "ElasticModel", latency: LatencyModel, request: DemoRequest) 
 def _greedy(model: "ElasticModel", request: DemoRequest, level: float) -> Answer:
     from pliant.engine.sampling import SamplingParams
 
-    sampling = SamplingParams(temperature=0.0)
-    return stream_answer(model, request.messages, level, MAX_ANSWER_TOKENS, sampling)
+    # The default is greedy: the same request gets the same answer.
+    return stream_answer(model, request.messages, level, MAX_ANSWER_TOKENS, SamplingParams())
 
 
 def _is_right_at_full_level(model: "ElasticModel", row: Row) -> bool:

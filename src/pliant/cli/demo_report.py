@@ -13,7 +13,7 @@ from pliant.cli.answer import Answer, Choice
 from pliant.cli.demo_requests import DemoRequest
 from pliant.cli.output import format_bytes, table
 
-_COLUMNS = ("app", "SLO", "level", "TTFT ms", "predicted", "TPOT ms", "predicted", "met")
+_COLUMNS = ("app", "SLO", "level", "TTFT\nms", "\npred.", "TPOT\nms", "\npred.", "met", "right")
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ class Report:
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
+    """Measured latencies beside predicted ones; only the answers are cut on a narrow screen."""
     made = table(*_COLUMNS, left=2)
-    made.add_column("answer", no_wrap=True, overflow="ellipsis")
-    made.add_column("right", no_wrap=True)
+    made.padding = (0, 1, 0, 0)
+    made.add_column("answer")
     for row in rows:
         strategy, answer = row.choice.strategy, row.answer
         made.add_row(
@@ -122,17 +123,15 @@ def rows_table(rows: Sequence[Row]) -> Table:
             "-" if answer.tpot_ms is None else f"{answer.tpot_ms:.2f}",
             f"{strategy.predicted_tpot_ms:.2f}",
             _verdict(row.is_slo_met),
-            Text(answer.text.encode("unicode_escape").decode("ascii"))
-            if not answer.text.isprintable()
-            else Text(answer.text),
             _verdict(row.is_right),
+            Text(_on_one_line(answer.text), no_wrap=True, overflow="ellipsis"),
         )
     return made
 
 
 def live_view(rows: Sequence[Row], num_requests: int, console: Console) -> RenderableType:
     """The last rows that fit the screen."""
-    visible = max(1, console.height - 3)
+    visible = max(1, console.height - 4)
     progress = Text(f"{len(rows)} of {num_requests} requests answered", style="dim")
     return Group(rows_table(rows[-visible:]), progress)
 
@@ -163,6 +162,10 @@ def _summary_lines(report: Report) -> list[tuple[str, str]]:
         lines.insert(1, ("", f"{infeasible} were not expected to be met: {why}"))
     note = "shares of what the calibrated latency model predicts for the full model; 100%: no limit"
     return [*lines, ("SLOs", note)]
+
+
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _verdict(is_good: bool) -> Text:

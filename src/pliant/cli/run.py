@@ -39,6 +39,15 @@ def run(
     temperature: Annotated[
         float, typer.Option(help="0 always takes the likeliest token.")
     ] = _SAMPLING.temperature,
+    top_k: Annotated[
+        int, typer.Option(help="Choose among so many likeliest tokens; 0: among all.")
+    ] = _SAMPLING.top_k,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the likeliest tokens of this total probability.")
+    ] = _SAMPLING.top_p,
+    min_p: Annotated[
+        float, typer.Option(help="Leave out tokens below this share of the likeliest one's.")
+    ] = _SAMPLING.min_p,
     seed: Annotated[int | None, typer.Option(help="Repeat the same random choices.")] = None,
     layout: Annotated[
         str, typer.Option(help="How weights lie in memory: auto, plain or repacked.")
@@ -55,7 +64,7 @@ def run(
     import pliant
 
     pace = _pace(level, ttft, tpot)
-    sampling = SamplingParams(temperature=temperature, seed=seed)
+    sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped_prompt()
