@@ -9,6 +9,7 @@ from pliant.bundle import describe, open_bundle
 from pliant.errors import BundleError, CorruptFileError, UnsupportedModelError
 from support.raw_gguf import (
     ARRAY,
+    BOOL,
     F32,
     I32,
     STRING,
@@ -40,6 +41,10 @@ def item(key: str, index: int, value: object) -> Callable[[RawGguf], object]:
     return make_wrong
 
 
+def no_bos(draft: RawGguf) -> None:
+    del draft.metadata[TOKENIZER + "bos_token_id"], draft.metadata[TOKENIZER + "add_bos_token"]
+
+
 BYTE_LEVEL: list[tuple[Callable[[RawGguf], object], type[BundleError], str]] = [
     (drop(TOKENIZER + "model"), CorruptFileError, "model is missing"),
     (change(TOKENIZER + "model", STRING, "bert"), UnsupportedModelError, "'bert'"),
@@ -65,7 +70,8 @@ BYTE_LEVEL: list[tuple[Callable[[RawGguf], object], type[BundleError], str]] = [
     (change(TOKENIZER + "eot_token_id", I32, -1), CorruptFileError, "eot_token_id is -1"),
     (change(TOKENIZER + "mask_token_id", STRING, "0"), CorruptFileError, "mask_token_id"),
     # llama.cpp would take 11, which this vocabulary does not reach.
-    (drop(TOKENIZER + "bos_token_id"), CorruptFileError, "bos_token_id is 11"),
+    (no_bos, CorruptFileError, "bos_token_id is 11"),
+    (drop(TOKENIZER + "bos_token_id"), CorruptFileError, "add_bos_token is set"),
 ]
 SENTENCEPIECE: list[tuple[Callable[[RawGguf], object], type[BundleError], str]] = [
     (drop(TOKENIZER + "scores"), CorruptFileError, "no scores"),
@@ -100,6 +106,13 @@ def test_refuses_a_missing_byte(tmp_path: Path) -> None:
     item("token_type", 10, 1)(draft)
     with pytest.raises(CorruptFileError, match="1 byte tokens are missing"):
         open_bundle(draft.write(tmp_path / "m.gguf"))
+
+
+def test_a_sentencepiece_model_has_default_ids(tmp_path: Path) -> None:
+    draft = sentencepiece_draft()
+    del draft.metadata[TOKENIZER + "bos_token_id"]
+    assert draft.metadata[TOKENIZER + "add_bos_token"] == (BOOL, 1)
+    assert open_bundle(draft.write(tmp_path / "m.gguf")).architecture.vocab_size == 260
 
 
 def test_a_model_may_lack_a_vocabulary(tmp_path: Path) -> None:

@@ -135,6 +135,14 @@ def _check_special_ids(gguf: GgufFile, model: str, vocab_size: int) -> None:
     for key, value in gguf.metadata.items():
         if key.startswith(_PREFIX) and key.endswith("_token_id"):
             ids[key] = value
+    # Some pre-tokenizers unset llama.cpp's defaults, and it asserts that there is an id to add.
+    known = gguf.metadata.keys() if model == BYTE_LEVEL else ids.keys()
+    for kind in ("bos", "eos"):
+        if (
+            gguf.metadata.get(f"{_PREFIX}add_{kind}_token") is True
+            and f"{_PREFIX}{kind}_token_id" not in known
+        ):
+            raise _fail(gguf, f"add_{kind}_token is set, but {kind}_token_id is not")
     for key, value in ids.items():
         if type(value) is not int or not 0 <= value < vocab_size:
             raise _fail(gguf, f"{key} is {value!r}, not one of the {vocab_size} tokens")
