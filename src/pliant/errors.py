@@ -3,6 +3,7 @@
 PliantError                     something pliant can explain in one sentence
 ├── RequestError                the caller's request cannot be served as asked (HTTP 400)
 │   ├── ContextOverflowError    prompt or answer does not fit the model's context
+│   ├── BusyError               every context slot is in use; try again later (HTTP 429)
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range, or one that cannot be met
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
@@ -42,6 +43,11 @@ class ContextOverflowError(RequestError):
         super().__init__(message)
         self.needed_tokens = needed_tokens
         self.available_tokens = available_tokens
+
+
+class BusyError(RequestError):
+    http_status = 429
+    code = "busy"
 
 
 class UnknownLevelError(RequestError):

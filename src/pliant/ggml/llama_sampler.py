@@ -49,6 +49,10 @@ class Candidates:
         count = self._array.size
         return bool(np.isfinite(self._items["logit"][:count]).any())
 
+    def likeliest(self) -> int:
+        """The token with the highest logit, of those not masked."""
+        return int(self._items["id"][self._items["logit"][: self._array.size].argmax()])
+
     def selected(self) -> int:
         """The token chosen by the last sampler of a chain."""
         index = self._array.selected

@@ -1,0 +1,85 @@
+"""Log-probabilities of given continuations of one prompt, which is computed once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pliant.bundle import Plan
+from pliant.engine.engine import MAX_BATCH, Engine
+from pliant.engine.generate import prefill
+from pliant.engine.sampling import Logits, log_softmax
+from pliant.engine.slots import SlotPool
+from pliant.engine.span import Span
+
+
+def score_continuations(
+    engine: Engine,
+    slots: SlotPool,
+    plan: Plan,
+    prompt: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+) -> list[float]:
+    """Mean natural log-probability of the tokens of each continuation after `prompt`.
+
+    All must fit the context; none may be empty. Uses the slots that are free to compute several
+    continuations together; raises BusyError if none is.
+    """
+    longest = max(len(tokens) for tokens in continuations)
+    at_once = max(1, min(len(continuations), MAX_BATCH // longest))
+    if longest == 1:
+        at_once = 1
+    with slots.lease(at_once) as leased:
+        first = log_softmax(prefill(engine, plan, leased[0], prompt))
+        for slot in leased[1:]:
+            engine.copy_slot(leased[0], slot, len(prompt))
+        scores: list[float] = []
+        for start in range(0, len(continuations), len(leased)):
+            group = continuations[start : start + len(leased)]
+            scores += _score_group(engine, plan, leased, len(prompt), group, first)
+    return scores
+
+
+def _score_group(
+    engine: Engine,
+    plan: Plan,
+    slots: Sequence[int],
+    start: int,
+    group: Sequence[Sequence[int]],
+    first: Logits,
+) -> list[float]:
+    """Each continuation in its own slot, overwriting what was there after the prompt."""
+    spans = [
+        Span(slot, tokens[:-1], start, "all")
+        for slot, tokens in zip(slots, group, strict=False)
+        if len(tokens) > 1
+    ]
+    rows = log_softmax(_forward(engine, plan, spans)) if spans else None
+    scores = []
+    used = 0
+    for tokens in group:
+        total = float(first[tokens[0]])
+        if rows is not None:
+            later = np.arange(used, used + len(tokens) - 1)
+            total += float(rows[later, list(tokens[1:])].sum(dtype=np.float64))
+            used += len(tokens) - 1
+        scores.append(total / len(tokens))
+    return scores
+
+
+def _forward(engine: Engine, plan: Plan, spans: Sequence[Span]) -> Logits:
+    """One batch, or one after another for a single span longer than that."""
+    if sum(len(span.tokens) for span in spans) <= MAX_BATCH:
+        return engine.forward(plan, spans)
+    [span] = spans
+    return all_logits(engine, plan, span.slot, span.tokens, span.start)
+
+
+def all_logits(
+    engine: Engine, plan: Plan, slot: int, tokens: Sequence[int], start: int = 0
+) -> Logits:
+    """Logits [len(tokens), vocab] after each of `tokens`, which begin at position `start`."""
+    batches = [
+        engine.forward(plan, [Span(slot, tokens[i : i + MAX_BATCH], start + i, "all")])
+        for i in range(0, len(tokens), MAX_BATCH)
+    ]
+    return batches[0] if len(batches) == 1 else np.concatenate(batches)
