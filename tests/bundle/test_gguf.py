@@ -95,7 +95,9 @@ def test_reads_every_kind_of_value(tmp_path: Path) -> None:
     }
     words = metadata["a.words"]
     assert isinstance(words, StringArray)
-    assert (words[-1], words[:2], list(words.raw())[0]) == ("日本", ["x", ""], b"x")
+    with pytest.raises(IndexError):
+        words[3]
+    assert (words[-1], words[:2], words.raw()[:2]) == ("日本", ["x", ""], [b"x", b""])
 
 
 def test_values_cannot_be_changed(tmp_path: Path) -> None:

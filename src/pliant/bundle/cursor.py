@@ -8,7 +8,8 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -46,14 +47,14 @@ class StringArray(Sequence[str]):
     Reading an item that is not UTF-8 raises CorruptFileError; `raw` gives its bytes.
     """
 
-    def __init__(self, buffer: mmap.mmap, starts: array[int], ends: array[int], where: str) -> None:
+    def __init__(self, buffer: mmap.mmap, positions: array[int], where: str) -> None:
+        # Of each string's length field, and where the last string ends.
+        self._positions = positions
         self._buffer = buffer
-        self._starts = starts
-        self._ends = ends
         self._where = where
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._positions) - 1
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -62,12 +63,16 @@ class StringArray(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _decode(self._buffer[self._starts[index] : self._ends[index]], self._where)
+        index = range(len(self))[index]
+        start = self._positions[index] + _LENGTH.size
+        return _decode(self._buffer[start : self._positions[index + 1]], self._where)
 
-    def raw(self) -> Iterator[bytes]:
+    def raw(self) -> list[bytes]:
         """The bytes of each string."""
-        buffer = self._buffer
-        return (buffer[a:b] for a, b in zip(self._starts, self._ends, strict=True))
+        first, size = self._positions[0], _LENGTH.size
+        # Slicing bytes is much faster than slicing the mapped file.
+        data = self._buffer[first : self._positions[-1]]
+        return [data[a - first + size : b - first] for a, b in pairwise(self._positions)]
 
 
 class Cursor:
@@ -143,20 +148,26 @@ class Cursor:
         return values.view(np.bool_)
 
     def string_array(self, count: int) -> StringArray:
-        self.claim(count, 8, MAX_STRINGS, "strings")
-        starts, ends = array("Q"), array("Q")
-        unpack, buffer, offset = _LENGTH.unpack_from, self.buffer, self.offset
+        self.claim(count, _LENGTH.size, MAX_STRINGS, "strings")
+        positions = array("Q")
+        add, unpack, buffer, offset = (
+            positions.append,
+            _LENGTH.unpack_from,
+            self.buffer,
+            self.offset,
+        )
         limit = min(self.size, offset + MAX_ARRAY)
+        last = limit - _LENGTH.size
         for _ in range(count):
-            start = offset + _LENGTH.size
-            if start <= limit:
-                offset = start + unpack(buffer, offset)[0]
-            if max(start, offset) > limit:
+            if offset > last:
                 raise self.fail("an array of strings goes on past the end")
-            starts.append(start)
-            ends.append(offset)
+            add(offset)
+            offset += _LENGTH.size + unpack(buffer, offset)[0]
+        if offset > limit:
+            raise self.fail("an array of strings goes on past the end")
+        add(offset)
         self.offset = offset
-        return StringArray(buffer, starts, ends, self.where)
+        return StringArray(buffer, positions, self.where)
 
 
 def _decode(data: bytes, where: str) -> str:

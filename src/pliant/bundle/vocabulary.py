@@ -75,7 +75,7 @@ def _strings(gguf: GgufFile, key: str) -> list[bytes]:
     value = gguf.metadata.get(_PREFIX + key)
     if not isinstance(value, StringArray):
         raise _fail(gguf, f"{_PREFIX}{key} is missing or not an array of strings")
-    strings = list(value.raw())
+    strings = value.raw()
     try:
         # A separator that is no part of a longer character: valid exactly if each string is.
         b"\n".join(strings).decode("utf-8")
