@@ -27,9 +27,28 @@ def test_reads_a_text_file(tmp_path: Path, calibration_file: Path) -> None:
     assert len(text.sha256) == 64
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", None])
-def test_refuses_what_is_no_text(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "calibration.txt"
+def test_reads_json_lines_as_documents(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(make_folder(tmp_path / "model"))
+    path = tmp_path / "calibration.jsonl"
+    path.write_text('{"text": "Turn on the"}\n\n{"text": "wifi"}\n')
+    text = read_calibration(path, tokenizer, windows=1, window_tokens=100)
+    expected = tokenizer("Turn on the")["input_ids"] + tokenizer("wifi")["input_ids"]
+    assert text.batches[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("calibration.txt", b""),
+        ("calibration.txt", b"\xff\xfe\x00"),
+        ("calibration.txt", None),
+        ("calibration.jsonl", b"\n"),
+        ("calibration.jsonl", b"plain text\n"),
+        ("calibration.jsonl", b'{"prompt": "x"}\n'),
+    ],
+)
+def test_refuses_what_is_no_text(tmp_path: Path, name: str, content: bytes | None) -> None:
+    path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     tokenizer = load_tokenizer(make_folder(tmp_path / "model"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +32,31 @@ class Calibration:
 def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: int) -> Calibration:
     """Tokenizes a UTF-8 text file and takes windows evenly spaced over it.
 
-    A text shorter than one window gives one shorter window. Raises ElastifyError if the file
-    is missing, is not text, or has fewer than two tokens.
+    A `.jsonl` file holds objects with `text`, one document each. A text shorter than one window
+    gives one shorter window. Raises ElastifyError if the file is missing, is not text, or has
+    fewer than two tokens.
     """
     try:
         content = path.read_bytes()
         text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        documents = _json_documents(text) if path.suffix == ".jsonl" else [text]
+    except (OSError, ValueError) as error:
         raise ElastifyError(f"calibration file {path} cannot be read: {error}") from error
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens: list[int] = []
+    for document in documents:
+        tokens += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
     if len(tokens) < 2:
         raise ElastifyError(f"calibration file {path} is empty: give it a few pages of text")
     batches = token_windows(tokens, windows, window_tokens)
     return Calibration(batches, hashlib.sha256(content).hexdigest())
+
+
+def _json_documents(text: str) -> list[str]:
+    """Raises ValueError for anything but objects with a `text` string."""
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows):
+        raise ValueError("every line must be an object with a text")
+    return [row["text"] for row in rows]
 
 
 def token_windows(

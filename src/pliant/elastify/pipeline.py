@@ -59,11 +59,11 @@ def elastify(
 ) -> Bundle:
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
-    `calibration` is a UTF-8 text like what the model will see; `windows` pieces of
-    `window_tokens` tokens are taken from all over it. `anchors` is the number of anchor layers
-    (default: about a fifth). `report` gets one line per step; the bundle's provenance keeps the
-    figures. Works in float32 and keeps model and gradients in memory: 8 bytes per parameter.
-    Deterministic on one machine.
+    `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
+    `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
+    of anchor layers (default: about a fifth). `report` gets one line per step; the bundle's
+    provenance keeps the figures. Works in float32 and keeps model and gradients in memory:
+    8 bytes per parameter. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; nothing is written then.
