@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bundle import Bundle, Plan
-from pliant.engine.graph import Graph, Model, SpanShape
+from pliant.engine.graph import Graph, Model
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.options import EngineOptions
-from pliant.engine.span import Span
+from pliant.engine.span import Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
 from pliant.errors import ContextOverflowError, PlanError, RequestError
@@ -57,8 +57,9 @@ class Engine:
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
         self._allocator = GraphAllocator()
-        self._graphs: OrderedDict[tuple[Plan, tuple[SpanShape, ...]], Graph] = OrderedDict()
-        self._valid_plans: set[Plan] = set()
+        self._graphs: OrderedDict[tuple[int, tuple[SpanShape, ...]], Graph] = OrderedDict()
+        self._plans: dict[Plan, Plan] = {}
+        self._plan: Plan | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -84,16 +85,14 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise RequestError("the model is closed")
-            self._check(plan, spans)
-            shapes = tuple(self._shape(span) for span in spans)
+            plan = self._known(plan)
+            self._check(spans)
+            shapes = tuple([self._shape(span) for span in spans])
             graph = self._graph(plan, shapes)
             self._inputs.write(spans, [s.kv_length for s in shapes], [s.kv_row for s in shapes])
             self._backend.threads = self._threads.current()
             self._backend.compute(graph.address)
-            if graph.logits is None:
-                return np.empty((0, self.architecture.vocab_size), dtype=np.float32)
-            logits = graph.logits.numpy()
-            return logits.reshape(graph.num_outputs, -1).astype(np.float32, copy=True)
+            return graph.logits.copy()
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
@@ -118,7 +117,7 @@ class Engine:
             self._weights.close()
 
     def _graph(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
-        key = (plan, shapes)
+        key = (id(plan), shapes)
         graph = self._graphs.get(key)
         if graph is not None:
             self._graphs.move_to_end(key)
@@ -144,12 +143,23 @@ class Engine:
         row = self._kv.first_row(span.slot)
         return SpanShape(len(span.tokens), kv_length, row, span.num_outputs)
 
-    def _check(self, plan: Plan, spans: Sequence[Span]) -> None:
-        if plan not in self._valid_plans:
+    def _known(self, plan: Plan) -> Plan:
+        """The plan checked before that equals `plan`, so that its identity can stand for it.
+
+        Comparing plans layer by layer would take longer than the rest of a step's Python.
+        """
+        if plan is self._plan:
+            return plan
+        known = self._plans.get(plan)
+        if known is None:
             plan.validate(self.architecture)
             if not any(layer.kv_heads or layer.ff for layer in plan.layers):
                 raise PlanError("the plan runs nothing")
-            self._valid_plans.add(plan)
+            known = self._plans[plan] = plan
+        self._plan = known
+        return known
+
+    def _check(self, spans: Sequence[Span]) -> None:
         total = sum(len(span.tokens) for span in spans)
         if not 1 <= total <= MAX_BATCH:
             raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")

@@ -6,11 +6,15 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 
 import math
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pliant.bundle import Architecture, LayerPlan, Plan
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
+from pliant.engine.span import SpanShape
 from pliant.engine.weights import Weights
 from pliant.ggml.context import Context
 from pliant.ggml.declarations import bind
@@ -20,16 +24,6 @@ from pliant.ggml.tensor import Tensor
 _TENSORS_PER_LAYER = 80
 _TENSORS_PER_SPAN = 12
 _TENSORS_PER_GROUP = 6
-
-
-@dataclass(frozen=True)
-class SpanShape:
-    """What a graph fixes about a span. `kv_length` is padded; `kv_row` the slot's first row."""
-
-    length: int
-    kv_length: int
-    kv_row: int
-    outputs: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Model:
 
 
 class Graph:
-    """A built graph: `address` for the backend, `logits` [vocab, outputs] or None."""
+    """A built graph; `address` is what the backend computes once it has memory."""
 
     def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
         layers = len(plan.layers)
@@ -52,8 +46,18 @@ class Graph:
         size = layers * (per_layer + _TENSORS_PER_GROUP * groups) + 64
         self._context = Context(max_tensors=size, graph_size=size)
         self.address = self._context.new_graph(size)
-        self.logits = _Builder(model, self._context, self.address, spans).build(plan)
-        self.num_outputs = sum(span.outputs for span in spans)
+        self._logits = _Builder(model, self._context, self.address, spans).build(plan)
+        self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """Where a computed graph leaves its logits [outputs, vocab]; the next graph overwrites it.
+
+        Only after memory was given; the memory stays where it is as long as the graph is valid.
+        """
+        if self._logits is None:
+            return np.empty((0, self._logits_shape[1]), dtype=np.float32)
+        return self._logits.numpy().reshape(self._logits_shape)
 
     def close(self) -> None:
         self._context.close()
@@ -124,8 +128,8 @@ class _Builder:
     def _attention(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
         query = self._query(x, index, layer)
         self._store_kv(x, index, layer)
-        start = 0
         parts = []
+        start = 0
         for span, mask in zip(self._spans, self._masks, strict=True):
             part = self._c.view(
                 query,
@@ -133,21 +137,20 @@ class _Builder:
                 query.strides[1:3],
                 start * query.strides[2],
             )
-            parts.append(self._attend(part, index, layer.kv_heads, span, mask))
+            keys = self._cached(self._kv.keys[index], span, layer.kv_heads)
+            values = self._cached(self._kv.values[index], span, layer.kv_heads)
+            parts.append(self._attend(part, keys, values, mask))
             start += span.length
-        return self._attention_output(reduce(self._join, parts), index, layer)
+        attended = reduce(lambda a, b: self._c.concat(a, b, 1), parts)
+        return self._attention_output(attended, index, layer)
 
-    def _attend(
-        self, query: Tensor, index: int, kv_heads: int, span: SpanShape, mask: Tensor
-    ) -> Tensor:
-        """[head_dim * heads, length] of one span."""
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """[head_dim * heads, length]"""
         c = self._c
-        heads = query.shape[1]
-        keys = self._cached(self._kv.keys[index], span, kv_heads)
-        values = self._cached(self._kv.values[index], span, kv_heads)
-        scale = 1.0 / math.sqrt(self._a.head_dim)
+        head_dim, heads, length = query.shape[:3]
+        scale = 1.0 / math.sqrt(head_dim)
         attended = c.flash_attention(c.permute(query, 0, 2, 1, 3), keys, values, mask, scale)
-        return c.reshape(attended, self._a.head_dim * heads, span.length)
+        return c.reshape(attended, head_dim * heads, length)
 
     def _cached(self, cache: Tensor, span: SpanShape, kv_heads: int) -> Tensor:
         """The first `kv_heads` heads of a slot's rows: [head_dim, kv_length, kv_heads]."""
@@ -222,9 +225,6 @@ class _Builder:
             views.append(self._c.view(masks, shape, (span.kv_length * 2,), offset))
             offset += span.kv_length * span.length * 2
         return views
-
-    def _join(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._c.concat(a, b, 1)
 
     def _expand(self, tensor: Tensor) -> None:
         bind().build_forward_expand(self._graph, tensor.address)

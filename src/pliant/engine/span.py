@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outputs = Literal["last", "all", "none"]
 
@@ -25,3 +25,15 @@ class Span:
         if self.outputs == "all":
             return len(self.tokens)
         return 1 if self.outputs == "last" else 0
+
+
+class SpanShape(NamedTuple):
+    """What a graph fixes about a span. `kv_length` is padded; `kv_row` the slot's first row.
+
+    A named tuple because every step makes and hashes one.
+    """
+
+    length: int
+    kv_length: int
+    kv_row: int
+    outputs: int
