@@ -5,7 +5,6 @@ from pathlib import Path
 from types import TracebackType
 
 from pliant.engine.chat import Piece
-from pliant.errors import RequestError
 from pliant.ggml.llama import Vocab
 
 
@@ -47,14 +46,14 @@ class Tokenizer:
         `parse_special` turns the names of control tokens into those tokens: never set it for
         text from outside. Raises RequestError if `text` is not valid Unicode or far too long.
         """
-        tokens = self.vocab.tokenize(_utf8(text), parse_special=parse_special)
+        tokens = self.vocab.tokenize(text, parse_special=parse_special)
         return self._with_bos(tokens) if add_bos else tokens
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Tokens of a rendered chat, after `bos` if the model expects it and it is not there."""
         tokens: list[int] = []
         for piece in pieces:
-            tokens += self.vocab.tokenize(_utf8(piece.text), parse_special=piece.parse_special)
+            tokens += self.vocab.tokenize(piece.text, parse_special=piece.parse_special)
         return tokens if tokens[:1] == [self.bos] else self._with_bos(tokens)
 
     def encode_continuation(self, text: str, continuation: str) -> list[int]:
@@ -89,9 +88,3 @@ class Tokenizer:
     def _with_bos(self, tokens: list[int]) -> list[int]:
         return [self.bos, *tokens] if self.adds_bos and self.bos is not None else tokens
 
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"the text is not valid Unicode: {error.reason}") from error

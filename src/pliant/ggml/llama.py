@@ -1,7 +1,9 @@
 """A model's vocabulary, read by llama.cpp: text to tokens and back, no weights loaded."""
 
 import ctypes
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -14,8 +16,13 @@ _ATTR_CONTROL = 1 << 3
 
 # enum llama_vocab_type
 _VOCAB_NONE = 0
+_VOCAB_BPE = 2
 
-MAX_TEXT_BYTES = 64 * 1024 * 1024
+MAX_TEXT_BYTES = 16 * 1024 * 1024
+# Some vocabularies split text with std::regex, which recurses once per character of a word and
+# overflows the stack from some 20000 on. Longer words and gaps are cut before.
+MAX_RUN = 8192
+_RUN = re.compile(r"\s+|\S+")
 
 
 class Vocab:
@@ -34,7 +41,9 @@ class Vocab:
             raise CorruptFileError(f"llama.cpp cannot read a vocabulary from {path}")
         self._vocab: int = self._c.model_get_vocab(self._model)
         self.size: int = self._c.vocab_n_tokens(self._vocab)
-        if self._c.vocab_type(self._vocab) == _VOCAB_NONE:
+        kind = self._c.vocab_type(self._vocab)
+        self._splits_words = kind == _VOCAB_BPE
+        if kind == _VOCAB_NONE:
             self.close()
             raise CorruptFileError(f"{path} has no tokenizer")
 
@@ -94,16 +103,32 @@ class Vocab:
         text: bytes = self._c.vocab_get_text(self.address, self._checked(token))
         return text.decode("utf-8", "replace")
 
-    def tokenize(self, text: bytes, *, parse_special: bool) -> list[int]:
-        """Tokens of UTF-8 `text`, without bos or eos.
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Tokens of `text`, without bos or eos.
 
         With `parse_special`, names of control tokens in it become those tokens. Raises
-        RequestError if it is longer than MAX_TEXT_BYTES.
+        RequestError if it is not valid Unicode or longer than MAX_TEXT_BYTES.
         """
-        if len(text) > MAX_TEXT_BYTES:
-            raise RequestError(
-                f"the text has {len(text)} bytes; at most {MAX_TEXT_BYTES} are taken"
-            )
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise RequestError(f"the text is not valid Unicode: {error.reason}") from error
+        if size > MAX_TEXT_BYTES:
+            raise RequestError(f"the text has {size} bytes; at most {MAX_TEXT_BYTES} are taken")
+        parts = [text]
+        if self._splits_words and len(text) > MAX_RUN:
+            parts = _cut_long_runs(text, self._markup if parse_special else None)
+        tokens: list[int] = []
+        for part in parts:
+            tokens += self._tokenize(part.encode(), parse_special)
+        return tokens
+
+    @cached_property
+    def _markup(self) -> re.Pattern[str]:
+        names = sorted(map(self.text, self.special_tokens()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, filter(None, names))) or r"(?!)")
+
+    def _tokenize(self, text: bytes, parse_special: bool) -> list[int]:
         # A token is at least one byte, but for a space that some vocabularies put in front.
         room = len(text) + 8
         tokens = (ctypes.c_int32 * room)()
@@ -146,3 +171,14 @@ class Vocab:
 
 def _optional(token: int) -> int | None:
     return None if token == NO_TOKEN else token
+
+
+def _cut_long_runs(text: str, uncut: re.Pattern[str] | None) -> list[str]:
+    """`text` in parts whose words and gaps are short; what matches `uncut` stays whole."""
+    edges: list[int] = []
+    for run in _RUN.finditer(text):
+        edges += range(run.start() + MAX_RUN, run.end(), MAX_RUN)
+    if uncut and edges:
+        inside = {i for m in uncut.finditer(text) for i in range(m.start() + 1, m.end())}
+        edges = [edge for edge in edges if edge not in inside]
+    return [text[a:b] for a, b in zip([0, *edges], [*edges, len(text)], strict=True)]
