@@ -8,12 +8,12 @@ import torch
 
 from pliant.bundle import GgufFile, check, open_bundle
 from pliant.elastify import elastify
-from pliant.elastify.source import load_model
+from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
-from pliant.elastify.verify import check_plans, reorder_difference
+from pliant.elastify.verify import check_plans, check_tokens, reorder_difference
 from pliant.errors import BundleError, ElastifyError
 from support.llama_cpp_reference import reference_logits
-from support.tiny_hf import make_folder
+from support.tiny_hf import make_folder, write_tokenizer
 
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}
 
@@ -94,6 +94,20 @@ def test_a_changed_model_is_found_out(
         reorder_difference(before, logits(slice_model(other, half.plan), tokens[None]))
     with pytest.raises(ElastifyError, match="reordering changed the model"):
         reorder_difference(before, before * float("nan"))
+
+
+def test_a_changed_tokenizer_is_found_out(
+    source: Path, calibration_file: Path, tmp_path: Path
+) -> None:
+    path = elastic(source, calibration_file).path / "model.gguf"
+    spec = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    tokenizer = load_tokenizer(source)
+    tokens = torch.tensor(tokenizer("Turn on the wifi.\n\nAnna says: don't")["input_ids"])
+    assert check_tokens(path, tokenizer, tokens) == 2
+    spec["model"]["merges"] = []
+    write_tokenizer(tmp_path / "other", spec)
+    with pytest.raises(ElastifyError, match="splits this otherwise"):
+        check_tokens(path, load_tokenizer(tmp_path / "other"), tokens)
 
 
 def test_the_file_is_a_plain_gguf(source: Path, calibration_file: Path) -> None:

@@ -26,6 +26,7 @@ from pliant.elastify.verify import (
     SAMPLE_TOKENS,
     Verification,
     check_plans,
+    check_tokens,
     reorder_difference,
 )
 from pliant.elastify.vocabulary import Vocabulary, read_vocabulary
@@ -70,7 +71,8 @@ def elastify(
     """
     source, out = Path(hf_dir), Path(out).absolute()
     config, vocabulary = _check(source, out, quantization)
-    text = read_calibration(Path(calibration), load_tokenizer(source), windows, window_tokens)
+    tokenizer = load_tokenizer(source)
+    text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
     report(f"read {source}: {config.num_layers} layers; {text.num_tokens} calibration tokens")
     model = load_model(source)
     analysis = _analyse(model, config, text, anchors)
@@ -85,6 +87,8 @@ def elastify(
     with TemporaryDirectory(prefix="pliant-") as scratch:
         draft = Path(scratch) / "model.gguf"
         write_gguf(model, vocabulary, draft, quantization, out.name)
+        num_lines = check_tokens(draft, tokenizer, sample)
+        report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
         choice = _levels(draft, analysis.anchors, targets, quantization)
         checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
         verification = Verification(len(sample), difference, checks)

@@ -1,9 +1,11 @@
-"""Is the elastic model still the model? Measured, at every level, against transformers."""
+"""Is the elastic model still the model? Its tokens and logits, at every level, against
+transformers'."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,24 @@ def reorder_difference(before: torch.Tensor, after: torch.Tensor) -> float:
             f"{MAX_REORDER_DIFFERENCE:.0e} is allowed"
         )
     return difference
+
+
+def check_tokens(model_gguf: Path, tokenizer: Any, tokens: torch.Tensor) -> int:
+    """Tokenizes the text of `tokens` (int64 [tokens]) line by line as pliant will, and compares.
+
+    Returns the number of lines. Raises ElastifyError for the first line that comes out otherwise
+    than in transformers.
+    """
+    from pliant.engine.tokenizer import Tokenizer
+
+    text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    with Tokenizer(model_gguf) as exported:
+        for line in lines:
+            expected = tokenizer(line, add_special_tokens=False)["input_ids"]
+            if exported.encode(line, add_bos=False) != expected:
+                raise ElastifyError(f"the exported tokenizer splits this otherwise: {line[:80]!r}")
+    return len(lines)
 
 
 def check_plans(
