@@ -23,7 +23,7 @@ from pliant.ggml.types import TYPE_SIZES, row_size
 
 ROW_MATRICES = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")
 COLUMN_MATRICES = ("attn_output", "ffn_down")
-MAX_SEGMENTS = 4
+MAX_SEGMENTS = 12
 
 
 @dataclass(frozen=True)
