@@ -24,17 +24,14 @@ class LayoutPolicy:
     has_tiled_product: bool
 
     @property
-    def _is_small(self) -> bool:
-        return self.model_bytes < _SMALL_MODEL_BYTES
-
-    @property
     def repacks(self) -> bool:
         """Whether weights are rearranged where the CPU has a layout for their type."""
         return self.layout != "plain"
 
     def cuts(self, repacked: bool) -> bool:
         """Whether o and down are cut into column segments."""
-        return self.layout != "plain" and (repacked or not self._is_small)
+        small = self.layout == "auto" and self.model_bytes < _SMALL_MODEL_BYTES
+        return self.layout != "plain" and (repacked or not small)
 
     def plain_from(self, type_: GgmlType, repacked: bool) -> int | None:
         """From how many tokens on the mapped tensor is used although there is a copy."""
