@@ -187,8 +187,8 @@ class _Converter:
     def _array(self, schema: _Schema, where: str, depth: int) -> str:
         if schema.get("uniqueItems"):
             raise _error(where, "uniqueItems is not supported")
-        low = _size(schema, "minItems", where) or 0
-        high = _size(schema, "maxItems", where)
+        low, high = _sizes(schema, "minItems", "maxItems", where)
+        low = low or 0
         prefix = schema.get("prefixItems", [])
         items = schema.get("items", True)
         if prefix:
@@ -208,8 +208,7 @@ class _Converter:
         return self._rule(f'"[" ws {body} ws "]"')
 
     def _string(self, schema: _Schema, where: str) -> str:
-        low = _size(schema, "minLength", where)
-        high = _size(schema, "maxLength", where)
+        low, high = _sizes(schema, "minLength", "maxLength", where)
         if low is None and high is None:
             format_ = schema.get("format")
             return self._rule(FORMATS[format_]) if format_ in FORMATS else "string"
@@ -272,11 +271,14 @@ def _only(schema: _Schema, known: set[str], where: str) -> None:
             raise _error(where, f"{keyword} is not supported here")
 
 
-def _size(schema: _Schema, keyword: str, where: str) -> int | None:
-    value = schema.get(keyword)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise _error(where, f"{keyword} is a whole number, at least 0")
-    return value
+def _sizes(schema: _Schema, low: str, high: str, where: str) -> tuple[int | None, int | None]:
+    for keyword in (low, high):
+        value = schema.get(keyword, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise _error(where, f"{keyword} is a whole number, at least 0")
+    if low in schema and high in schema and schema[low] > schema[high]:
+        raise _error(where, f"{low} is more than {high}")
+    return schema.get(low), schema.get(high)
 
 
 def _literal(text: str) -> str:
