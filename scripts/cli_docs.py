@@ -46,7 +46,7 @@ def _row(param: Any) -> str:
         notes.append("Required.")
     if isinstance(param.show_default, str):
         notes.append(f"Default: {param.show_default}.")
-    elif param.default not in (None, False, ()) and not callable(param.default):
+    elif not (param.default is None or param.default is False or callable(param.default)):
         notes.append(f"Default: {getattr(param.default, 'value', param.default)}.")
     if param.envvar:
         notes.append(f"Environment: `{param.envvar}`.")

@@ -107,21 +107,15 @@ def _check_ggml() -> Iterator[Finding]:
 
 
 def _cpu_finding(features: tuple[str, ...]) -> Finding:
-    cores = psutil.cpu_count(logical=False) or "unknown"
-    detail = (
-        f"{cores} cores, {_usable_cpus()} usable threads; {' '.join(features) or 'no features'}"
-    )
+    from pliant.engine.threads import physical_cores
+
+    counts = f"{physical_cores()} cores to compute on, {psutil.cpu_count()} logical CPUs"
+    detail = f"{counts}; {' '.join(features) or 'no features'}"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if is_x86 and "avx2" not in features:
         remedy = f"if this CPU has AVX2, build ggml on this machine: {REINSTALL_LLAMA}"
         return Finding("CPU", State.WARNING, f"{detail}: slow without AVX2", remedy)
     return Finding("CPU", State.OK, detail)
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_memory() -> Iterator[Finding]:

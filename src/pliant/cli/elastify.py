@@ -13,7 +13,8 @@ def elastify(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle is replaced.")],
     calibration: Annotated[
-        Path, typer.Option(help="UTF-8 text of the kind that the model will see.")
+        Path,
+        typer.Option(help="Text as the model will see it, or .jsonl with a `text` in each line."),
     ],
     quantization: Annotated[
         str | None, typer.Option(help="F16, Q8_0 or Q4_0.", show_default="Q8_0")
