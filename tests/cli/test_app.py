@@ -52,7 +52,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
+    assert main([]) in (0, 2)  # depends on the version of typer
     shown = capsys.readouterr()
     assert "Usage" in shown.out + shown.err
 
