@@ -22,9 +22,9 @@ def test_the_costs_of_a_small_model_are_recovered(fake_model: Any) -> None:
 
 
 def test_a_big_model_is_interpolated_between_fewer_levels(fake_model: Any) -> None:
-    fake_model.engine.slowness = 100
+    fake_model.engine.slowness = 20
     measured = calibrate(fake_model, clock=fake_model.engine.clock)
-    _check_recovered(measured, fake_model.engine.truth, slowness=100)
+    _check_recovered(measured, fake_model.engine.truth, slowness=20)
     assert {ratio for ratio, _, _ in fake_model.engine.calls} == {0.2, 0.6, 1.0}
     assert fake_model.engine.now <= 15
 

@@ -6,26 +6,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.errors import CorruptFileError, UnknownLevelError
-from pliant.slo import LatencyModel, LevelLatency, Overhead
+from pliant.slo import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
 
 MODEL = LatencyModel(
-    (LevelLatency(0.5, 1.0, 0.1, 0.001, 2.0, 0.01), LevelLatency(1.0, 2.0, 0.2, 0.002, 4.0, 0.02)),
+    (
+        LevelLatency(
+            0.5, PrefillCost(1.0, 0.1, 0.001), PrefillCost(0.5, 0.3, 0.002), DecodeCost(2.0, 0.01)
+        ),
+        LevelLatency(
+            1.0, PrefillCost(2.0, 0.2, 0.002), PrefillCost(1.0, 0.6, 0.004), DecodeCost(4.0, 0.02)
+        ),
+    ),
     Overhead(request_ms=5.0, prompt_token_ms=0.01, step_ms=0.5),
     prefill_chunk=512,
 )
 
 coefficients = st.floats(0, 1e4, allow_subnormal=False)
-positive = st.floats(1e-6, 1e4)
+prefills = st.builds(PrefillCost, st.floats(1e-6, 1e4), coefficients, coefficients)
+decodes = st.builds(DecodeCost, st.floats(1e-6, 1e4), coefficients)
 latency_models = st.builds(
-    lambda ratios, row, tail, overhead, chunk: LatencyModel(
-        tuple(LevelLatency(r, row, tail, *overhead[:2], row) for r in sorted({*ratios, 1.0})),
-        Overhead(*overhead),
+    lambda ratios, prefill, short, decode, overhead, chunk: LatencyModel(
+        tuple(LevelLatency(r, prefill, short, decode) for r in sorted({*ratios, 1.0})),
+        overhead,
         chunk,
     ),
     st.sets(st.floats(0.01, 0.99)),
-    positive,
-    positive,
-    st.tuples(coefficients, coefficients, coefficients),
+    prefills,
+    prefills,
+    decodes,
+    st.builds(Overhead, coefficients, coefficients, coefficients),
     st.integers(1, 4096),
 )
 
@@ -41,9 +50,11 @@ def test_ttft_counts_every_chunk_and_what_lies_before_it() -> None:
     assert MODEL.predict_ttft(0.5, 600) == pytest.approx(5 + 0.01 * 600 + first + second)
 
 
-def test_ttft_behind_a_kept_context() -> None:
-    expected = 5 + 0.01 * 10 + (2 + 0.2 * 10 + 0.002 * 10 * (300 + 5))
+def test_a_short_chunk_has_costs_of_its_own() -> None:
+    expected = 5 + 0.01 * 10 + (1 + 0.6 * 10 + 0.004 * 10 * (300 + 5))
     assert MODEL.predict_ttft(1.0, 10, start=300) == pytest.approx(expected)
+    expected = 5 + 0.01 * 64 + (2 + 0.2 * 64 + 0.002 * 64 * (300 + 32))
+    assert MODEL.predict_ttft(1.0, 64, start=300) == pytest.approx(expected)
 
 
 def test_tpot_grows_with_the_context() -> None:
@@ -84,12 +95,12 @@ def _altered(path: tuple[object, ...], value: object) -> object:
         (("levels", 0, "ratio"), 1.0),
         (("levels", 1, "ratio"), 0.9),
         (("levels", 0, "ratio"), 0.0),
-        (("levels", 0, "token_ms"), -1e-9),
-        (("levels", 0, "token_ms"), math.nan),
-        (("levels", 0, "token_ms"), math.inf),
-        (("levels", 0, "token_ms"), 10**400),
-        (("levels", 0, "token_ms"), "1"),
-        (("levels", 0, "token_ms"), True),
+        (("levels", 0, "prefill", "token_ms"), -1e-9),
+        (("levels", 0, "prefill", "token_ms"), math.nan),
+        (("levels", 0, "prefill", "token_ms"), math.inf),
+        (("levels", 0, "prefill", "token_ms"), 10**400),
+        (("levels", 0, "prefill", "token_ms"), "1"),
+        (("levels", 0, "prefill", "token_ms"), True),
         (("levels", 0, "extra"), 1.0),
         (("overhead",), []),
         (("overhead", "step_ms"), None),
@@ -101,7 +112,7 @@ def test_altered_documents_are_refused(path: tuple[object, ...], value: object) 
 
 
 def test_levels_that_take_no_time_are_refused() -> None:
-    nothing = {**MODEL.to_json()["levels"][0], "step_ms": 0, "step_kv_ms": 0}
+    nothing = {**MODEL.to_json()["levels"][0], "decode": {"step_ms": 0, "kv_ms": 0}}
     with pytest.raises(CorruptFileError, match="takes no time"):
         LatencyModel.from_json(_altered(("levels", 0), nothing))
 

@@ -8,14 +8,13 @@ from pliant.errors import SloError
 from pliant.slo import (
     SAFETY_MARGIN,
     LatencyModel,
-    LevelLatency,
     Limits,
     Overhead,
     Slo,
     choose,
     resolve,
 )
-from support.synthetic_latency import make_latency, make_level
+from support.synthetic_latency import flat_level, make_latency, make_level
 
 LATENCY = make_latency()
 LEVELS = [make_level(ratio) for ratio in LATENCY.ratios]
@@ -40,7 +39,7 @@ def _random_latency(steps: list[tuple[float, float]], monotone: bool) -> Latency
     columns = [sorted(c) if monotone else list(c) for c in zip(*steps, strict=True)]
     rows = list(zip(*columns, strict=True))
     ratios = [(i + 1) / len(rows) for i in range(len(rows))]
-    levels = (LevelLatency(r, 0, a, 0, b, 0) for r, (a, b) in zip(ratios, rows, strict=True))
+    levels = (flat_level(r, a, b) for r, (a, b) in zip(ratios, rows, strict=True))
     return LatencyModel(tuple(levels), Overhead(), 512)
 
 
@@ -107,9 +106,7 @@ def test_best_effort_gives_the_closest_level_and_says_so() -> None:
 
 
 def test_closest_looks_at_the_worse_side() -> None:
-    latency = LatencyModel(
-        (LevelLatency(0.5, 0, 1, 0, 9, 0), LevelLatency(1.0, 0, 2, 0, 4, 0)), Overhead(), 512
-    )
+    latency = LatencyModel((flat_level(0.5, 1, 9), flat_level(1.0, 2, 4)), Overhead(), 512)
     levels = [make_level(0.5), make_level(1.0)]
     assert choose(latency, levels, 10, Slo(ttft_ms=8, tpot_ms=2), 1).level == 1.0
     assert choose(latency, levels, 10, Slo(ttft_ms=1, tpot_ms=2), 1).level == 0.5

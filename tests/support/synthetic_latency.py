@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pliant.bundle.plan import LayerPlan, Level, Plan
-from pliant.slo import LatencyModel, LevelLatency, Overhead
+from pliant.slo import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
 
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -17,8 +17,22 @@ def make_level(ratio: float) -> Level:
 
 def make_latency(ratios: Sequence[float] = RATIOS) -> LatencyModel:
     """Costs in proportion to the level; 0.1 ms per prompt token at full level."""
-    levels = tuple(LevelLatency(r, r * 0.5, r * 0.1, r * 1e-5, r * 2.0, r * 1e-3) for r in ratios)
+    levels = tuple(
+        LevelLatency(
+            r,
+            PrefillCost(r * 0.5, r * 0.1, r * 1e-5),
+            PrefillCost(r * 0.25, r * 0.2, r * 2e-5),
+            DecodeCost(r * 2.0, r * 1e-3),
+        )
+        for r in ratios
+    )
     return LatencyModel(levels, Overhead(0.25, 0.001, 0.05), 512)
+
+
+def flat_level(ratio: float, token_ms: float, step_ms: float) -> LevelLatency:
+    """Costs that do not depend on the length of the context."""
+    prefill = PrefillCost(0.0, token_ms, 0.0)
+    return LevelLatency(ratio, prefill, prefill, DecodeCost(step_ms, 0.0))
 
 
 @dataclass
@@ -44,7 +58,7 @@ class FakeEngine:
         level = next(level for level in self.truth.levels if level.ratio == ratio)
         count = len(span.tokens)
         self.calls.append((ratio, count, span.start))
-        time_ms = level.decode_ms(span.start) if count == 1 else level.prefill_ms(count, span.start)
+        time_ms = level.decode.ms(span.start) if count == 1 else level.prefill_ms(count, span.start)
         self.now += time_ms * self.slowness / 1000
 
 
@@ -59,8 +73,12 @@ class FakeModel:
         default_factory=lambda: SimpleNamespace(encode=lambda text: list(text.encode()))
     )
 
-    def generate(self, prompt: str, *, level: float, max_tokens: int, **_: Any) -> Any:
-        truth, prompt_tokens = self.engine.truth, len(prompt.encode()) // 8
+    def encode_prompt(self, prompt: Any) -> list[int]:
+        text = prompt if isinstance(prompt, str) else prompt[0]["content"]
+        return list(text.encode())
+
+    def generate(self, prompt: Any, *, level: float, max_tokens: int, **_: Any) -> Any:
+        truth, prompt_tokens = self.engine.truth, len(self.encode_prompt(prompt)) // 8
         ttft_ms = truth.predict_ttft(level, prompt_tokens) * self.engine.slowness
         tpot_ms = truth.predict_tpot(level, prompt_tokens + max_tokens // 2) * self.engine.slowness
         self.engine.now += (ttft_ms + tpot_ms * (max_tokens - 1)) / 1000

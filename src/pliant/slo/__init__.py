@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pliant.slo.calibration import CALIBRATION_BUDGET_S, calibrate
-    from pliant.slo.latency import LatencyModel, LevelLatency, Overhead
+    from pliant.slo.latency import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
     from pliant.slo.slo import Slo
     from pliant.slo.store import load_or_calibrate
     from pliant.slo.strategy import SAFETY_MARGIN, Limits, Strategy, choose, resolve
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CALIBRATION_BUDGET_S",
     "SAFETY_MARGIN",
+    "DecodeCost",
     "LatencyModel",
     "LevelLatency",
     "Limits",
     "Overhead",
+    "PrefillCost",
     "Slo",
     "Strategy",
     "calibrate",
@@ -28,10 +30,12 @@ __all__ = [
 _MODULES = {
     "CALIBRATION_BUDGET_S": "calibration",
     "SAFETY_MARGIN": "strategy",
+    "DecodeCost": "latency",
     "LatencyModel": "latency",
     "LevelLatency": "latency",
     "Limits": "strategy",
     "Overhead": "latency",
+    "PrefillCost": "latency",
     "Slo": "slo",
     "Strategy": "strategy",
     "calibrate": "calibration",

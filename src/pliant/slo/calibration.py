@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pliant.errors import TemplateError
 from pliant.slo.fit import Sample, fit_level, interpolate
 from pliant.slo.latency import PREFILL_CHUNK, LatencyModel, LevelLatency, Overhead
 from pliant.slo.schedule import Point, Schedule, make_schedule
 from pliant.slo.strategy import mean_kv
 
 if TYPE_CHECKING:
-    from pliant.engine.model import ElasticModel
+    from pliant.engine.model import ElasticModel, Prompt
 
 CALIBRATION_BUDGET_S = 15.0
 
 _MAX_ROUNDS = 9
 _STEPS_PER_ROUND = 3
 _PROBE_TOKENS = 16
+_PROBE_S = 0.3
+_MAX_PROBES = 8
 _OVERHEAD_REPEATS = 5
 _OVERHEAD_ANSWER_TOKENS = 8
 # Share of the budget for forward passes; the rest is for what a request costs around them.
@@ -74,15 +77,22 @@ class _Timer:
         engine.forward(plan, [span])
         return self.clock() - begin
 
+    def probe(self, level: int, point: Point) -> float:
+        """Seconds without disturbance: the least of a few, but the first, which reads weights."""
+        self.seconds(level, point)
+        end = self.clock() + _PROBE_S
+        times = [self.seconds(level, point)]
+        while len(times) < _MAX_PROBES and self.clock() < end:
+            times.append(self.seconds(level, point))
+        return min(times)
+
 
 def _plan_within(timer: _Timer, budget_s: float) -> Schedule:
     model = timer.model
     context_length = model.engine.context_length
     full = len(model.levels) - 1
     size = min(_PROBE_TOKENS, context_length - 1)
-    # The first pass reads the weights from disk and builds the graph; the second is typical.
-    prefill_s = [timer.seconds(full, Point(size, 0)) for _ in range(2)][-1]
-    step_s = [timer.seconds(full, Point(1, size)) for _ in range(2)][-1]
+    prefill_s, step_s = (timer.probe(full, Point(tokens, size - tokens)) for tokens in (size, 1))
     costs = [level.cost for level in model.levels]
     steps_s = _STEPS_PER_ROUND * step_s
     return make_schedule(costs, context_length, prefill_s / size, steps_s, budget_s)
@@ -110,11 +120,7 @@ def _fit_levels(
             Sample(point.num_tokens, point.start, 1000 * median(timings[level, point]))
             for point in schedule.points
         ]
-        measured[level] = fit_level(
-            model.levels[level].ratio,
-            [sample for sample in samples if sample.num_tokens > 1],
-            [sample for sample in samples if sample.num_tokens == 1],
-        )
+        measured[level] = fit_level(model.levels[level].ratio, samples)
     known = [(model.levels[index].cost, latency) for index, latency in measured.items()]
     return tuple(
         measured.get(index) or interpolate(known, level.cost, level.ratio)
@@ -126,8 +132,8 @@ def _measure_overhead(
     model: "ElasticModel", bare: LatencyModel, schedule: Schedule, clock: Clock, deadline: float
 ) -> Overhead:
     """What requests take beyond their forward passes, for a short and for a longer prompt."""
-    prompts = ["and so on " * count for count in (2, max(4, schedule.num_tokens // 8))]
-    short, long = (_Beyond.measure(model, bare, text, clock, deadline) for text in prompts)
+    counts = (2, max(4, schedule.num_tokens // 8))
+    short, long = (_Beyond.measure(model, bare, count, clock, deadline) for count in counts)
     per_token = max(0.0, (long.ttft_ms - short.ttft_ms) / (long.tokens - short.tokens))
     return Overhead(
         request_ms=max(0.0, short.ttft_ms - per_token * short.tokens),
@@ -140,22 +146,39 @@ def _measure_overhead(
 class _Beyond:
     """Measured latencies of a request less those predicted for its forward passes."""
 
-    tokens: int
+    tokens: float
     ttft_ms: float
     tpot_ms: float
 
     @classmethod
     def measure(
-        cls, model: "ElasticModel", bare: LatencyModel, prompt: str, clock: Clock, deadline: float
+        cls, model: "ElasticModel", bare: LatencyModel, count: int, clock: Clock, deadline: float
     ) -> "_Beyond":
-        """Medians of a few requests at the cheapest level, at least one."""
+        """Medians of a few requests at the cheapest level, at least one.
+
+        Each prompt is a little longer than the one before: a length that was not seen before
+        needs a graph of its own, as real prompts do.
+        """
         level = model.levels[0].ratio
+        tokens: list[int] = []
         ttfts: list[float] = []
         tpots: list[float] = []
         while not ttfts or (len(ttfts) < _OVERHEAD_REPEATS and clock() < deadline):
+            prompt = _request(model, "and so on " * (count + len(ttfts)))
             answer = model.generate(prompt, level=level, max_tokens=_OVERHEAD_ANSWER_TOKENS)
+            tokens.append(answer.prompt_tokens)
             ttfts.append(answer.ttft_ms - bare.predict_ttft(level, answer.prompt_tokens))
             if answer.tpot_ms is not None:
                 kv_tokens = mean_kv(answer.prompt_tokens, len(answer.tokens))
                 tpots.append(answer.tpot_ms - bare.predict_tpot(level, kv_tokens))
-        return cls(answer.prompt_tokens, median(ttfts), median(tpots or [0.0]))
+        return cls(median(tokens), median(ttfts), median(tpots or [0.0]))
+
+
+def _request(model: "ElasticModel", text: str) -> "Prompt":
+    """A chat message where the model has a template for them, else the bare text."""
+    messages = [{"role": "user", "content": text}]
+    try:
+        model.encode_prompt(messages)
+    except TemplateError:
+        return text
+    return messages

@@ -1,13 +1,13 @@
 """Fit a level's latency coefficients to measured medians."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from pliant.slo.latency import LevelLatency
+from pliant.slo.latency import SHORT_CHUNK, DecodeCost, LevelLatency, PrefillCost
 
 Array = npt.NDArray[np.float64]
 
@@ -24,18 +24,25 @@ class Sample:
     time_ms: float
 
 
-def fit_level(ratio: float, prefill: Sequence[Sample], decode: Sequence[Sample]) -> LevelLatency:
+def fit_level(ratio: float, samples: Sequence[Sample]) -> LevelLatency:
     """Least squares on relative errors with non-negative coefficients.
 
-    Relative, so that a short prompt is predicted as well as a long one.
+    Relative, so that a short prompt is predicted as well as a long one. A model that is so slow
+    that only short prefills were measured takes their costs for long ones too.
     """
-    prefill_rows = [
-        (1.0, float(s.num_tokens), s.num_tokens * (s.start + s.num_tokens / 2)) for s in prefill
-    ]
-    decode_rows = [(1.0, float(s.start)) for s in decode]
-    chunk_ms, token_ms, pair_ms = _fit(prefill_rows, prefill)
-    step_ms, step_kv_ms = _fit(decode_rows, decode)
-    return LevelLatency(ratio, chunk_ms, token_ms, pair_ms, step_ms, step_kv_ms)
+    short = [s for s in samples if 1 < s.num_tokens < SHORT_CHUNK]
+    long = [s for s in samples if s.num_tokens >= SHORT_CHUNK]
+    steps = [s for s in samples if s.num_tokens == 1]
+    return LevelLatency(ratio, _fit_prefill(long or short), _fit_prefill(short), _fit_decode(steps))
+
+
+def _fit_prefill(samples: Sequence[Sample]) -> PrefillCost:
+    rows = [(1.0, s.num_tokens, s.num_tokens * (s.start + s.num_tokens / 2)) for s in samples]
+    return PrefillCost(*_fit(rows, samples))
+
+
+def _fit_decode(samples: Sequence[Sample]) -> DecodeCost:
+    return DecodeCost(*_fit([(1.0, s.start) for s in samples], samples))
 
 
 def interpolate(
@@ -47,12 +54,18 @@ def interpolate(
     """
     ordered = sorted(measured, key=lambda pair: pair[0])
     costs = [pair[0] for pair in ordered]
-    names = ("chunk_ms", "token_ms", "pair_ms", "step_ms", "step_kv_ms")
-    values = {
-        name: float(np.interp(cost, costs, [getattr(level, name) for _, level in ordered]))
-        for name in names
-    }
-    return LevelLatency(ratio, **values)
+
+    def between(parts: Sequence[PrefillCost | DecodeCost]) -> list[float]:
+        columns = zip(*(astuple(part) for part in parts), strict=True)
+        return [float(np.interp(cost, costs, column)) for column in columns]
+
+    levels = [level for _, level in ordered]
+    return LevelLatency(
+        ratio,
+        PrefillCost(*between([level.prefill for level in levels])),
+        PrefillCost(*between([level.short for level in levels])),
+        DecodeCost(*between([level.decode for level in levels])),
+    )
 
 
 def _fit(rows: Sequence[Sequence[float]], samples: Sequence[Sample]) -> list[float]:

@@ -3,15 +3,17 @@
 Pure arithmetic over fitted coefficients; measuring is `calibration`, choosing is `strategy`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 from pliant.errors import CorruptFileError, UnknownLevelError
 
 PREFILL_CHUNK = 512
 """Tokens that one forward pass of a prefill takes at most."""
+
+SHORT_CHUNK = 64
+"""Below this many tokens ggml's attention goes token by token: other costs, fitted apart."""
 
 FORMAT_VERSION = 1
 RATIO_TOLERANCE = 1e-6
@@ -21,27 +23,43 @@ _MAX_COEFFICIENT_MS = 1e7
 
 
 @dataclass(frozen=True)
-class LevelLatency:
-    """Fitted costs of one level, all in milliseconds and never negative.
+class PrefillCost:
+    """A chunk of n tokens behind `start` KV entries takes
+    `chunk_ms + token_ms * n + pair_ms * n * (start + n / 2)` milliseconds."""
 
-    A prefill chunk of n tokens behind `start` KV entries takes
-    `chunk_ms + token_ms * n + pair_ms * n * (start + n / 2)`;
-    a decode step over `kv` entries takes `step_ms + step_kv_ms * kv`.
-    """
-
-    ratio: float
     chunk_ms: float
     token_ms: float
     pair_ms: float
-    step_ms: float
-    step_kv_ms: float
 
-    def prefill_ms(self, num_tokens: int, start: int) -> float:
+    def ms(self, num_tokens: int, start: int) -> float:
         pairs = num_tokens * (start + num_tokens / 2)
         return self.chunk_ms + self.token_ms * num_tokens + self.pair_ms * pairs
 
-    def decode_ms(self, kv_tokens: int) -> float:
-        return self.step_ms + self.step_kv_ms * kv_tokens
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """A step over `kv` KV entries takes `step_ms + kv_ms * kv` milliseconds."""
+
+    step_ms: float
+    kv_ms: float
+
+    def ms(self, kv_tokens: int) -> float:
+        return self.step_ms + self.kv_ms * kv_tokens
+
+
+@dataclass(frozen=True)
+class LevelLatency:
+    """Fitted costs of one level; `short` is the prefill of fewer than SHORT_CHUNK tokens."""
+
+    ratio: float
+    prefill: PrefillCost
+    short: PrefillCost
+    decode: DecodeCost
+
+    def prefill_ms(self, num_tokens: int, start: int) -> float:
+        """Milliseconds for one chunk."""
+        cost = self.short if num_tokens < SHORT_CHUNK else self.prefill
+        return cost.ms(num_tokens, start)
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,9 @@ class Overhead:
     request_ms: float = 0.0
     prompt_token_ms: float = 0.0
     step_ms: float = 0.0
+
+
+Coefficients = TypeVar("Coefficients", PrefillCost, DecodeCost, Overhead)
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class LatencyModel:
 
         Raises UnknownLevelError if this level was not measured.
         """
-        return self.overhead.step_ms + self._level(level_ratio).decode_ms(kv_tokens)
+        return self.overhead.step_ms + self._level(level_ratio).decode.ms(kv_tokens)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -96,12 +117,7 @@ class LatencyModel:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready mapping; the exact inverse of `from_json`."""
-        return {
-            "version": FORMAT_VERSION,
-            "prefill_chunk": self.prefill_chunk,
-            "overhead": _values(self.overhead),
-            "levels": [_values(level) for level in self.levels],
-        }
+        return {"version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, document: object) -> "LatencyModel":
@@ -113,20 +129,24 @@ class LatencyModel:
         if not isinstance(chunk, int) or isinstance(chunk, bool) or not 0 < chunk <= 1 << 20:
             raise CorruptFileError(f"latency model: prefill_chunk is {chunk!r}")
         rows = data["levels"]
-        if not isinstance(rows, list) or not rows:
+        if not isinstance(rows, list | tuple) or not rows:
             raise CorruptFileError("latency model: levels must be a list with at least one entry")
-        levels = tuple(LevelLatency(**_numbers(row, LevelLatency)) for row in rows)
+        levels = tuple(_read_level(row) for row in rows)
         _check_ratios([level.ratio for level in levels])
-        if not all(level.prefill_ms(1, 1) > 0 and level.decode_ms(1) > 0 for level in levels):
-            raise CorruptFileError("latency model: a level that takes no time")
-        return cls(levels, Overhead(**_numbers(data["overhead"], Overhead)), chunk)
-
-    def dumps(self) -> str:
-        return json.dumps(self.to_json(), indent=1)
+        return cls(levels, _read(data["overhead"], Overhead), chunk)
 
 
-def _values(item: LevelLatency | Overhead) -> dict[str, float]:
-    return {field.name: getattr(item, field.name) for field in fields(item)}
+def _read_level(document: object) -> LevelLatency:
+    data = _mapping(document, {"ratio", "prefill", "short", "decode"})
+    level = LevelLatency(
+        _number("ratio", data["ratio"]),
+        _read(data["prefill"], PrefillCost),
+        _read(data["short"], PrefillCost),
+        _read(data["decode"], DecodeCost),
+    )
+    if min(level.prefill.ms(1, 1), level.short.ms(1, 1), level.decode.ms(1)) <= 0:
+        raise CorruptFileError(f"latency model: level {level.ratio} takes no time")
+    return level
 
 
 def _mapping(document: object, keys: set[str]) -> Mapping[str, Any]:
@@ -135,13 +155,17 @@ def _mapping(document: object, keys: set[str]) -> Mapping[str, Any]:
     return document
 
 
-def _numbers(document: object, kind: type[LevelLatency] | type[Overhead]) -> dict[str, float]:
+def _read(document: object, kind: type[Coefficients]) -> Coefficients:
     data = _mapping(document, {field.name for field in fields(kind)})
-    for key, value in data.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and 0 <= value <= _MAX_COEFFICIENT_MS):
-            raise CorruptFileError(f"latency model: {key} is {value!r}")
-    return {key: float(value) for key, value in data.items()}
+    return kind(**{key: _number(key, value) for key, value in data.items()})
+
+
+def _number(key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CorruptFileError(f"latency model: {key} is {value!r}, not a number")
+    if not 0 <= value <= _MAX_COEFFICIENT_MS:
+        raise CorruptFileError(f"latency model: {key} is {value!r}")
+    return float(value)
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:

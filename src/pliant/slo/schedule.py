@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pliant.slo.latency import PREFILL_CHUNK
+from pliant.slo.latency import PREFILL_CHUNK, SHORT_CHUNK
 
-MIN_ROUNDS = 3
-"""Rounds a schedule must leave time for: a median needs three samples."""
+MIN_ROUNDS = 2
+"""Rounds a schedule must leave time for. A fast model gets more; the passes of a slow one are
+long, and longer prompts tell more about it than a third round."""
 
 _MAX_SIZES = (PREFILL_CHUNK, 256, 128, 64, 32)
 _FEW_LEVELS = 3
@@ -75,12 +76,16 @@ def _spread(num_levels: int) -> tuple[int, ...]:
 
 
 def _points(size: int, context_length: int) -> tuple[Point, ...]:
-    """Prefill from a short to a full chunk, one chunk and some steps deep in the context."""
+    """Prefill chunks of up to `size` tokens, short ones, and steps; some deep in the context."""
     size = min(size, context_length - 1)
     deep = min(context_length - 1, 4 * size)
+    # Less than two lengths would leave the cost per token open.
+    has_long = size >= 2 * SHORT_CHUNK
+    long = [max(SHORT_CHUNK, size // part) for part in (8, 4, 2, 1)] if has_long else []
+    short = [tokens for tokens in (8, 24, SHORT_CHUNK - 8) if tokens <= size] or [size]
     wanted = (
-        *(Point(max(2, size // part), 0) for part in (16, 4, 2, 1)),
-        Point(max(2, size // 4), max(0, deep - max(2, size // 4))),
+        *(Point(tokens, 0) for tokens in (*short, *long)),
+        *(Point(tokens, deep - tokens) for tokens in (short[-1], *long[1:2])),
         *(Point(1, start) for start in (min(16, deep), deep // 2, deep)),
     )
     return tuple(dict.fromkeys(wanted))
