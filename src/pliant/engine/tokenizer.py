@@ -87,4 +87,3 @@ class Tokenizer:
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         return [self.bos, *tokens] if self.adds_bos and self.bos is not None else tokens
-
