@@ -113,8 +113,8 @@ def test_requests_already_answered_at_full_level_are_not_answered_twice(
     model: FakeTextModel, requests: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run_json(requests, capsys)
-    assert len(model.asked) == 36 + 30
-    assert [level for _, level, _ in model.asked[36:]] == [1.0] * 30
+    again = [level for _, level, max_tokens in model.asked[36:] if max_tokens > 1]
+    assert again == [1.0] * 30
 
 
 def test_without_a_terminal_the_table_is_plain_and_talk_goes_to_stderr(

@@ -12,7 +12,7 @@ from support.tiny_bundle import make_tiny_bundle
 
 pexpect = pytest.importorskip("pexpect")
 
-TIMEOUT_S = 60
+TIMEOUT_S = 30
 PLIANT = str(Path(sys.executable).with_name("pliant"))
 
 
@@ -58,9 +58,9 @@ def test_a_conversation_with_commands(chat: "pexpect.spawn[str]") -> None:
     chat.expect(r"\[level 0\.5, TTFT")
     chat.expect(">>> ")
     chat.sendline("/slo 0.9 0.9")
+    chat.expect("measuring this device")
     chat.expect(">>> ")
     chat.sendline("quickly")
-    chat.expect("measuring this device")
     chat.expect(r"\[level [\d.]+, TTFT .*predicted.*SLO <90%,90%> (met|missed)")
     chat.expect(">>> ")
     chat.sendline("/reset")

@@ -8,6 +8,9 @@ from typing import Any, Self
 from pliant.errors import UnknownLevelError
 from support.synthetic_latency import RATIOS, make_level
 
+TTFT_MS = 2.0
+TPOT_MS = 0.5
+
 
 @dataclass
 class FakeTextModel:
@@ -17,7 +20,6 @@ class FakeTextModel:
     ratios: Sequence[float] = RATIOS
     asked: list[tuple[list[Any], float, int]] = field(default_factory=list)
     before_token: Callable[[int], None] = lambda index: None
-    cancelled: int = 0
     is_closed: bool = False
 
     def __post_init__(self) -> None:
@@ -37,22 +39,46 @@ class FakeTextModel:
     def __exit__(self, *_: object) -> None:
         self.is_closed = True
 
-    def count_tokens(self, messages: Sequence[Any]) -> int:
-        return 10 * sum(len(message["content"].split()) for message in messages)
+    def encode_prompt(self, prompt: Sequence[Any]) -> "FakeTokens":
+        return FakeTokens(list(prompt))
 
     def stream(
-        self, prompt: list[Any], *, level: float, max_tokens: int, sampling: Any
+        self, prompt: Any, *, level: float, max_tokens: int, sampling: Any, cancel: Any
     ) -> Iterator[Any]:
-        self.asked.append((prompt, level, max_tokens))
-        words = self.answer(prompt, level).split(" ")[:max_tokens]
-        try:
-            for index, word in enumerate(words):
-                self.before_token(index)
-                text = word if index == 0 else f" {word}"
-                yield SimpleNamespace(text=text, tokens=(index,), logprobs=None)
-        except GeneratorExit:
-            self.cancelled += 1
-            raise
+        messages = prompt.messages
+        self.asked.append((messages, level, max_tokens))
+        words = self.answer(messages, level).split(" ")[:max_tokens]
+        reason, said = "stop", []
+        for index, word in enumerate(words):
+            self.before_token(index)
+            said.append(word)
+            yield SimpleNamespace(text=word if index == 0 else f" {word}", generation=None)
+            if cancel is not None and cancel.is_set():
+                reason = "cancelled"
+                break
+        yield SimpleNamespace(text="", generation=_generation(" ".join(said), level, reason))
 
-    def generate(self, prompt: list[Any], *, level: float, max_tokens: int, **_: Any) -> Any:
-        return SimpleNamespace(ttft_ms=10 * level)
+    def generate(self, prompt: Any, *, level: float = 1.0, max_tokens: int) -> Any:
+        self.asked.append((list(prompt), level, max_tokens))
+        return _generation(self.answer(prompt, level), level, "stop")
+
+
+@dataclass
+class FakeTokens:
+    """As many tokens as ten times the words of the messages."""
+
+    messages: list[Any]
+
+    def __len__(self) -> int:
+        return 10 * sum(len(message["content"].split()) for message in self.messages)
+
+
+def _generation(text: str, level: float, reason: str) -> Any:
+    """`TTFT_MS` and `TPOT_MS` at full level, in proportion at others."""
+    return SimpleNamespace(
+        text=text,
+        level=level,
+        finish_reason=reason,
+        ttft_ms=TTFT_MS * level,
+        tpot_ms=TPOT_MS * level if " " in text else None,
+    )

@@ -1,4 +1,4 @@
-"""Answer one request, timed: choose the level, stream the text, compare with the SLO."""
+"""Answer one request, timed from its arrival: choose the level, stream the text."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from pliant.slo import LatencyModel, Limits, Slo, Strategy, choose, resolve
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
+    from pliant.engine.generate import CancelSignal, Generation
     from pliant.engine.model import ElasticModel
     from pliant.engine.sampling import SamplingParams
 
@@ -23,64 +24,69 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A finished answer with its measured latencies.
+class Pace:
+    """At what level requests run: a named one, or the largest that `latency` says meets `slo`."""
 
-    `ttft_ms` counts from the call, tokenization included. `tpot_ms` is None for an answer of
-    fewer than two tokens.
+    level: float = 1.0
+    slo: Slo | None = None
+    latency: LatencyModel | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer; `ttft_ms` includes tokenizing the prompt and choosing the level.
+
+    `choice` is None if the level was not chosen but named.
     """
 
-    text: str
-    num_tokens: int
-    level: float
+    generation: "Generation"
     ttft_ms: float
-    tpot_ms: float | None
-    is_stopped: bool = False
+    choice: Choice | None
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """None for an answer of fewer than two tokens."""
+        return self.generation.tpot_ms
+
+    @property
+    def is_slo_met(self) -> bool:
+        return self.choice is None or self.choice.limits.met_by(self.ttft_ms, self.tpot_ms)
 
 
-def choose_level(
-    model: "ElasticModel",
-    latency: LatencyModel,
-    messages: Sequence["Message"],
-    slo: Slo,
-    max_tokens: int,
-) -> Choice:
-    """The level for these messages, with the limits that the SLO means for them."""
-    prompt_tokens = model.count_tokens(messages)
-    begin = time.perf_counter()
-    strategy = choose(latency, model.levels, prompt_tokens, slo, max_tokens)
-    choose_ms = 1000 * (time.perf_counter() - begin)
-    return Choice(strategy, resolve(latency, prompt_tokens, slo, max_tokens), choose_ms)
-
-
-def stream_answer(
+def answer(
     model: "ElasticModel",
     messages: Sequence["Message"],
-    level: float,
+    pace: Pace,
     max_tokens: int,
-    sampling: "SamplingParams",
     *,
+    sampling: "SamplingParams | None" = None,
     show: Callable[[str], None] = lambda text: None,
-    is_stopped: Callable[[], bool] = lambda: False,
+    cancel: "CancelSignal | None" = None,
 ) -> Answer:
-    """Generate at `level`; `show` gets each piece of text, `is_stopped` can end it between tokens.
+    """Stream the answer, each piece of text to `show`; `cancel` ends it between tokens.
 
     Raises RequestError for what the model cannot answer.
     """
-    pieces: list[str] = []
-    times: list[float] = []
-    begin = time.perf_counter()
-    chunks = model.stream(list(messages), level=level, max_tokens=max_tokens, sampling=sampling)
-    stopped = False
+    arrived = time.perf_counter()
+    tokens = model.encode_prompt(messages)
+    choice = _choose(model, pace, len(tokens), max_tokens)
+    level = pace.level if choice is None else choice.strategy.level
+    before_ms = 1000 * (time.perf_counter() - arrived)
+    chunks = model.stream(
+        tokens, level=level, max_tokens=max_tokens, sampling=sampling, cancel=cancel
+    )
     for chunk in chunks:
-        times += [time.perf_counter()] * len(chunk.tokens)
-        pieces.append(chunk.text)
         show(chunk.text)
-        stopped = is_stopped()
-        if stopped:
-            chunks.close()
-            break
-    end = time.perf_counter()
-    ttft_ms = 1000 * ((times[0] if times else end) - begin)
-    tpot_ms = 1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
-    return Answer("".join(pieces), len(times), level, ttft_ms, tpot_ms, stopped)
+    assert chunk.generation is not None
+    return Answer(chunk.generation, before_ms + chunk.generation.ttft_ms, choice)
+
+
+def _choose(
+    model: "ElasticModel", pace: Pace, prompt_tokens: int, max_tokens: int
+) -> Choice | None:
+    if pace.slo is None or pace.latency is None:
+        return None
+    begin = time.perf_counter()
+    strategy = choose(pace.latency, model.levels, prompt_tokens, pace.slo, max_tokens)
+    choose_ms = 1000 * (time.perf_counter() - begin)
+    return Choice(strategy, resolve(pace.latency, prompt_tokens, pace.slo, max_tokens), choose_ms)

@@ -4,11 +4,10 @@ import contextlib
 import importlib
 import signal
 import sys
-from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from pliant.cli.answer import Answer, Choice, choose_level, stream_answer
+from pliant.cli.answer import Answer, Pace, answer
 from pliant.errors import PliantError, RequestError
 from pliant.slo import LatencyModel, Slo, load_or_calibrate
 
@@ -31,28 +30,25 @@ _CONTROLS = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
 _TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
 
 
-@dataclass(frozen=True)
-class Pace:
-    """At what level answers run: a named one, or the largest within `slo`."""
-
-    level: float = 1.0
-    slo: Slo = field(default_factory=Slo)
-
-
 class Chat:
     """Keeps the messages and the pace of one conversation."""
 
     def __init__(
-        self, model: "ElasticModel", pace: Pace, max_tokens: int, sampling: "SamplingParams"
+        self,
+        model: "ElasticModel",
+        max_tokens: int,
+        sampling: "SamplingParams",
+        *,
+        level: float = 1.0,
+        slo: Slo | None = None,
     ) -> None:
-        """Raises UnknownLevelError if `pace` names a level that the model has not."""
-        model.bundle.level(pace.level)
+        """Raises UnknownLevelError if the model has no such level."""
         self._model = model
-        self._pace = pace
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._messages: list[dict[str, str]] = []
         self._latency: LatencyModel | None = None
+        self._pace = self._fixed(level) if slo is None else self._chosen(slo)
 
     def answer(self, text: str) -> None:
         """Stream the answer to stdout; Ctrl-C stops it and keeps what was said.
@@ -61,20 +57,18 @@ class Chat:
         """
         messages = [*self._messages, {"role": "user", "content": text}]
         with Interrupt() as interrupt:
-            choice = self._choose(messages)
-            level = self._pace.level if choice is None else choice.strategy.level
-            answer = stream_answer(
+            found = answer(
                 self._model,
                 messages,
-                level,
+                self._pace,
                 self._max_tokens,
-                self._sampling,
+                sampling=self._sampling,
                 show=_show,
-                is_stopped=lambda: interrupt.is_set,
+                cancel=interrupt,
             )
         print(flush=True)
-        _say(_status(answer, choice, self._pace.slo))
-        self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        _say(_status(found, self._pace.slo))
+        self._messages = [*messages, {"role": "assistant", "content": found.generation.text}]
 
     def repl(self) -> None:
         """Read prompts and commands until /bye, Ctrl-D, or Ctrl-C twice."""
@@ -113,15 +107,14 @@ class Chat:
     def _command(self, words: list[str]) -> None:
         match words:
             case ["level", text]:
-                level = self._model.bundle.level(_number(text))
-                self._pace = Pace(level=level.ratio)
-                _say(f"level {level.ratio:g}")
+                self._pace = self._fixed(_number(text))
+                _say(f"level {self._pace.level:g}")
             case ["slo", "off"]:
                 self._pace = Pace()
                 _say("full model")
             case ["slo", ttft, *rest] if len(rest) <= 1:
                 sides = [None if side == "-" else side for side in (ttft, *rest)]
-                self._pace = replace(Pace(), slo=Slo.parse(*sides))
+                self._pace = self._chosen(Slo.parse(*sides))
                 _say(f"SLO {self._pace.slo}")
             case ["reset"]:
                 self._messages = []
@@ -133,13 +126,13 @@ class Chat:
                     f"no such command: /{' '.join(words)}; /help shows what there is"
                 )
 
-    def _choose(self, messages: list[dict[str, str]]) -> Choice | None:
-        slo = self._pace.slo
-        if slo.is_empty:
-            return None
+    def _fixed(self, level: float) -> Pace:
+        return Pace(self._model.bundle.level(level).ratio)
+
+    def _chosen(self, slo: Slo) -> Pace:
         if self._latency is None:
             self._latency = load_or_calibrate(self._model, before_calibration=announce_calibration)
-        return choose_level(self._model, self._latency, messages, slo, self._max_tokens)
+        return Pace(slo=slo, latency=self._latency)
 
 
 class Interrupt:
@@ -149,7 +142,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.is_set = False
+        self._noted = False
         self._previous: Any = None
 
     def __enter__(self) -> Self:
@@ -159,10 +152,13 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._previous)
 
+    def is_set(self) -> bool:
+        return self._noted
+
     def _note(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.is_set:
+        if self._noted:
             raise KeyboardInterrupt
-        self.is_set = True
+        self._noted = True
 
 
 def announce_calibration(budget_s: float) -> None:
@@ -191,17 +187,20 @@ def _number(text: str) -> float:
         raise RequestError(f"level is {text!r}; it must be a number such as 0.5") from None
 
 
-def _status(answer: Answer, choice: Choice | None, slo: Slo) -> str:
-    tpot = "-" if answer.tpot_ms is None else f"{answer.tpot_ms:.2f} ms"
-    parts = [f"level {answer.level:g}", f"TTFT {answer.ttft_ms:.1f} ms", f"TPOT {tpot}"]
-    if choice is not None:
-        strategy = choice.strategy
+def _status(found: Answer, slo: Slo | None) -> str:
+    tpot = "-" if found.tpot_ms is None else f"{found.tpot_ms:.2f} ms"
+    parts = [
+        f"level {found.generation.level:g}",
+        f"TTFT {found.ttft_ms:.1f} ms",
+        f"TPOT {tpot}",
+    ]
+    if found.choice is not None:
+        strategy = found.choice.strategy
         parts[1] += f" (predicted {strategy.predicted_ttft_ms:.1f})"
         parts[2] += f" (predicted {strategy.predicted_tpot_ms:.2f})"
-        verdict = "met" if choice.limits.met_by(answer.ttft_ms, answer.tpot_ms) else "missed"
-        parts.append(f"SLO {slo} {verdict}")
+        parts.append(f"SLO {slo} {'met' if found.is_slo_met else 'missed'}")
         if not strategy.feasible:
             parts.append("no level was predicted to meet it, this is the closest")
-    if answer.is_stopped:
+    if found.generation.finish_reason == "cancelled":
         parts.append("stopped")
     return f"[{', '.join(parts)}]"

@@ -1,7 +1,7 @@
 """`pliant demo`: one loaded model answers six apps, each request at the level its SLO allows."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ import psutil
 import typer
 from rich.live import Live
 
-from pliant.cli.answer import Answer, choose_level, stream_answer
+from pliant.cli.answer import Pace, answer
 from pliant.cli.chat import announce_calibration
 from pliant.cli.demo_report import Memory, Report, Row, live_view, rows_table, summary
 from pliant.cli.demo_requests import DemoRequest, built_in_requests, read_requests
@@ -45,7 +45,7 @@ def demo(
     asked = read_requests(requests or built_in_requests())
     with pliant.load(bundle) as model:
         latency = load_or_calibrate(model, before_calibration=announce_calibration)
-        report = _run(model, latency, asked, _answer_live if _is_live(as_json) else _answer_all)
+        report = _run(model, latency, asked, is_live=_is_live(as_json))
     if as_json:
         print_json(report.to_json())
         return
@@ -55,60 +55,45 @@ def demo(
     out.print(summary(report))
 
 
-Answering = Callable[["ElasticModel", LatencyModel, Sequence[DemoRequest]], list[Row]]
-
-
 def _is_live(as_json: bool) -> bool:
     return not as_json and console().is_terminal
 
 
 def _run(
-    model: "ElasticModel", latency: LatencyModel, asked: Sequence[DemoRequest], answer: Answering
+    model: "ElasticModel", latency: LatencyModel, asked: Sequence[DemoRequest], *, is_live: bool
 ) -> Report:
     print(f"answering {len(asked)} requests ...", file=sys.stderr)
-    rows = answer(model, latency, asked)
+    answering = (_answer(model, latency, request) for request in asked)
+    rows = _show_live(answering, len(asked)) if is_live else list(answering)
     print("answering them at full level, to compare ...", file=sys.stderr)
     full_right = sum(_is_right_at_full_level(model, row) for row in rows)
     return Report(rows, full_right, _measure_switch(model, rows), _memory(model))
 
 
-def _answer_all(
-    model: "ElasticModel", latency: LatencyModel, asked: Sequence[DemoRequest]
-) -> list[Row]:
-    return [_answer(model, latency, request) for request in asked]
-
-
-def _answer_live(
-    model: "ElasticModel", latency: LatencyModel, asked: Sequence[DemoRequest]
-) -> list[Row]:
-    """As `_answer_all`, with a table that grows. It is drawn between requests only: a thread
-    that draws meanwhile would slow what is being measured."""
+def _show_live(answering: Iterable[Row], num_requests: int) -> list[Row]:
+    """All rows, in a table that grows meanwhile. It is drawn between requests only: a thread
+    that draws would slow what is being measured."""
     rows: list[Row] = []
     out = console()
     with Live(console=out, auto_refresh=False, transient=True) as live:
-        for request in asked:
-            rows.append(_answer(model, latency, request))
-            live.update(live_view(rows, len(asked), out), refresh=True)
+        for row in answering:
+            rows.append(row)
+            live.update(live_view(rows, num_requests, out), refresh=True)
     return rows
 
 
 def _answer(model: "ElasticModel", latency: LatencyModel, request: DemoRequest) -> Row:
-    choice = choose_level(model, latency, request.messages, request.slo, MAX_ANSWER_TOKENS)
-    answer = _greedy(model, request, choice.strategy.level)
-    return Row(request, choice, answer)
-
-
-def _greedy(model: "ElasticModel", request: DemoRequest, level: float) -> Answer:
-    from pliant.engine.sampling import SamplingParams
-
-    # The default is greedy: the same request gets the same answer.
-    return stream_answer(model, request.messages, level, MAX_ANSWER_TOKENS, SamplingParams())
+    pace = Pace(slo=request.slo, latency=latency)
+    found = answer(model, request.messages, pace, MAX_ANSWER_TOKENS)
+    assert found.choice is not None
+    return Row(request, found.choice, found)
 
 
 def _is_right_at_full_level(model: "ElasticModel", row: Row) -> bool:
-    if row.answer.level == 1.0:
+    if row.level == 1.0:
         return row.is_right
-    return row.request.is_right(_greedy(model, row.request, 1.0).text)
+    found = model.generate(row.request.messages, max_tokens=MAX_ANSWER_TOKENS)
+    return row.request.is_right(found.text)
 
 
 def _measure_switch(model: "ElasticModel", rows: Sequence[Row]) -> float:
@@ -116,21 +101,23 @@ def _measure_switch(model: "ElasticModel", rows: Sequence[Row]) -> float:
 
     The same prompt again and again, so that nothing but the level before it differs.
     """
-    used = sorted({row.answer.level for row in rows})
+    used = sorted({row.level for row in rows})
     if len(used) < 2:
         return 0.0
     other, level = used[0], used[-1]
-    request = rows[0].request
+    messages = rows[0].request.messages
     after_switch, after_same = [], []
     for _ in range(_SWITCH_REPEATS):
-        _first_token(model, request, other)
-        after_switch.append(_first_token(model, request, level))
-        after_same.append(_first_token(model, request, level))
+        _first_token(model, messages, other)
+        after_switch.append(_first_token(model, messages, level))
+        after_same.append(_first_token(model, messages, level))
     return median(after_switch) / median(after_same) - 1
 
 
-def _first_token(model: "ElasticModel", request: DemoRequest, level: float) -> float:
-    return model.generate(list(request.messages), level=level, max_tokens=1).ttft_ms
+def _first_token(
+    model: "ElasticModel", messages: Sequence[Mapping[str, str]], level: float
+) -> float:
+    return model.generate(messages, level=level, max_tokens=1).ttft_ms
 
 
 def _memory(model: "ElasticModel") -> Memory:

@@ -25,19 +25,23 @@ class Row:
     answer: Answer
 
     @property
-    def is_slo_met(self) -> bool:
-        return self.choice.limits.met_by(self.answer.ttft_ms, self.answer.tpot_ms)
+    def level(self) -> float:
+        return self.answer.generation.level
+
+    @property
+    def text(self) -> str:
+        return self.answer.generation.text
 
     @property
     def is_right(self) -> bool:
-        return self.request.is_right(self.answer.text)
+        return self.request.is_right(self.text)
 
     def to_json(self) -> dict[str, Any]:
         strategy, limits, slo = self.choice.strategy, self.choice.limits, self.request.slo
         return {
             "app": self.request.app,
             "slo": {"ttft": slo.ttft, "tpot": slo.tpot},
-            "level": self.answer.level,
+            "level": self.level,
             "prompt_ratio": strategy.prompt_ratio,
             "ttft_ms": self.answer.ttft_ms,
             "tpot_ms": self.answer.tpot_ms,
@@ -46,9 +50,9 @@ class Row:
             "limit_ttft_ms": limits.ttft_ms,
             "limit_tpot_ms": limits.tpot_ms,
             "slo_feasible": strategy.feasible,
-            "slo_met": self.is_slo_met,
+            "slo_met": self.answer.is_slo_met,
             "correct": self.is_right,
-            "answer": self.answer.text,
+            "answer": self.text,
         }
 
 
@@ -72,7 +76,7 @@ class Report:
 
     @property
     def slo_attainment(self) -> float:
-        return sum(row.is_slo_met for row in self.rows) / len(self.rows)
+        return sum(row.answer.is_slo_met for row in self.rows) / len(self.rows)
 
     @property
     def accuracy(self) -> float:
@@ -84,7 +88,7 @@ class Report:
 
     @property
     def switches(self) -> int:
-        levels = [row.answer.level for row in self.rows]
+        levels = [row.level for row in self.rows]
         return sum(a != b for a, b in zip(levels, levels[1:], strict=False))
 
     @property
@@ -117,14 +121,14 @@ def rows_table(rows: Sequence[Row]) -> Table:
         made.add_row(
             row.request.app,
             str(row.request.slo),
-            f"{answer.level:g}",
+            f"{row.level:g}",
             f"{answer.ttft_ms:.1f}",
             f"{strategy.predicted_ttft_ms:.1f}",
             "-" if answer.tpot_ms is None else f"{answer.tpot_ms:.2f}",
             f"{strategy.predicted_tpot_ms:.2f}",
-            _verdict(row.is_slo_met),
+            _verdict(row.answer.is_slo_met),
             _verdict(row.is_right),
-            Text(_on_one_line(answer.text), no_wrap=True, overflow="ellipsis"),
+            Text(_on_one_line(row.text), no_wrap=True, overflow="ellipsis"),
         )
     return made
 
@@ -145,7 +149,7 @@ def summary(report: Report) -> Table:
 
 def _summary_lines(report: Report) -> list[tuple[str, str]]:
     total = len(report.rows)
-    met = sum(row.is_slo_met for row in report.rows)
+    met = sum(row.answer.is_slo_met for row in report.rows)
     right = sum(row.is_right for row in report.rows)
     lines = [
         ("SLO attainment", f"{met} of {total} requests ({report.slo_attainment:.0%})"),

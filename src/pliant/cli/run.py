@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from pliant.cli.chat import Chat, Pace
+from pliant.cli.chat import Chat
 from pliant.engine.options import EngineOptions, Layout
 from pliant.engine.sampling import SamplingParams
 from pliant.errors import RequestError
@@ -63,26 +63,19 @@ def run(
     """
     import pliant
 
-    pace = _pace(level, ttft, tpot)
+    slo = None if ttft is None and tpot is None else Slo.parse(ttft, tpot)
+    if level is not None and slo is not None:
+        raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped_prompt()
     with pliant.load(bundle, options) as model:
-        chat = Chat(model, pace, max_tokens, sampling)
+        chat = Chat(model, max_tokens, sampling, level=1.0 if level is None else level, slo=slo)
         if prompt is None:
             chat.repl()
         else:
             chat.answer(prompt)
-
-
-def _pace(level: float | None, ttft: str | None, tpot: str | None) -> Pace:
-    slo = Slo.parse(ttft, tpot)
-    if level is None:
-        return Pace(slo=slo)
-    if not slo.is_empty:
-        raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
-    return Pace(level)
 
 
 def _piped_prompt() -> str:

@@ -44,10 +44,6 @@ class Slo:
         """From text such as `0.4`, `40%`, `400ms` or `1.5s`. Raises SloError."""
         return cls(**_parse_side("ttft", ttft), **_parse_side("tpot", tpot))
 
-    @property
-    def is_empty(self) -> bool:
-        return self == Slo()
-
     def __str__(self) -> str:
         sides = (_show_side(self.ttft, self.ttft_ms), _show_side(self.tpot, self.tpot_ms))
         return f"<{sides[0]},{sides[1]}>"
