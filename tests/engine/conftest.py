@@ -2,9 +2,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.tiny_gguf import make_tiny_gguf
 
 from pliant.engine.tokenizer import Tokenizer
+from support.tiny_gguf import make_tiny_gguf
 
 
 @pytest.fixture(scope="session")

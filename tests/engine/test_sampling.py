@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pliant.engine.sampling import MAX_SEED, Sampler, SamplingParams, log_softmax
 from pliant.engine.tokenizer import Tokenizer
-from pliant.errors import SamplingError
+from pliant.errors import GgmlError, SamplingError
 
 DRAWS = 3000
 
@@ -157,6 +157,12 @@ def test_a_grammar_that_allows_no_token_ends_the_generation(
 ) -> None:
     params = SamplingParams(grammar="root ::= <[900000]>", **options)
     assert draws(tokenizer, np.zeros(tokenizer.size, np.float32), params, 1) == [None]
+
+
+def test_logits_that_are_not_numbers_raise(tokenizer: Tokenizer, options: dict[str, Any]) -> None:
+    logits = np.full(tokenizer.size, np.nan, dtype=np.float32)
+    with pytest.raises(GgmlError):
+        draws(tokenizer, logits, SamplingParams(**options), 1)
 
 
 @pytest.mark.parametrize("name", ["grammar", "json_schema"])

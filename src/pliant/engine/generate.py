@@ -1,14 +1,14 @@
 """The token loop: prefill the prompt, then sample, emit and decode one token at a time."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
-from pliant.bundle import Level, Plan
+from pliant.bundle import Level
 from pliant.engine.engine import MAX_BATCH, Engine
 from pliant.engine.sampling import Logits, Sampler, SamplingParams, log_softmax
 from pliant.engine.slots import SlotPool
@@ -86,14 +86,12 @@ class Request:
     started: float
 
 
-def prefill(engine: Engine, plan: Plan, slot: int, prompt: Sequence[int]) -> Logits:
-    """Compute `prompt` in `slot`, in batches; the logits [vocab] after its last token."""
+def prompt_spans(slot: int, prompt: Sequence[int]) -> Iterator[Span]:
+    """`prompt` in batches for `slot`; only the last one gives logits, of its last token."""
     for start in range(0, len(prompt), MAX_BATCH):
         tokens = prompt[start : start + MAX_BATCH]
         is_last = start + MAX_BATCH >= len(prompt)
-        rows = engine.forward(plan, [Span(slot, tokens, start, "last" if is_last else "none")])
-    last: Logits = rows[-1]
-    return last
+        yield Span(slot, tokens, start, "last" if is_last else "none")
 
 
 class TokenLoop:
@@ -121,15 +119,17 @@ class TokenLoop:
         Raises BusyError if no slot is free.
         """
         with closing(self._sampler), self._slots.lease() as [slot]:
-            reason: FinishReason = "cancelled"
-            if not self._is_cancelled():
-                reason = yield from self._decode(slot)
+            reason = yield from self._decode(slot)
             yield self._last_chunk(reason)
 
     def _decode(self, slot: int) -> Generator[Chunk, None, FinishReason]:
         request = self._request
         plan = request.level.plan
-        logits = prefill(self._engine, plan, slot, request.prompt)
+        for span in prompt_spans(slot, request.prompt):
+            if self._is_cancelled():
+                return "cancelled"
+            rows = self._engine.forward(plan, [span])
+        logits: Logits = rows[-1]
         self._sampler.prime(request.prompt)
         while (token := self._sampler.sample(logits)) is not None:
             self._clock()

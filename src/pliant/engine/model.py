@@ -58,9 +58,12 @@ class ElasticModel:
         self._slots = SlotPool(self.engine.num_slots)
 
     def close(self) -> None:
-        """Free everything. Idempotent."""
+        """Free everything; streams that still run raise at their next token. Idempotent."""
         self.engine.close()
-        self.tokenizer.close()
+        # A grammar that is being applied in another thread reads the vocabulary: then it is
+        # freed with the last stream.
+        if self._slots.num_free == self.engine.num_slots:
+            self.tokenizer.close()
 
     def __enter__(self) -> "ElasticModel":
         return self

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pliant.engine import gbnf
 from pliant.engine.json_schema import schema_to_gbnf
 from pliant.engine.tokenizer import Tokenizer
-from pliant.errors import SamplingError
+from pliant.errors import GgmlError, SamplingError
 from pliant.ggml.llama_sampler import Candidates, GrammarSampler, SamplerChain
 
 MAX_BIASED_TOKENS = 1024
@@ -127,9 +127,12 @@ class Sampler:
                 self._chain.accept(token)
 
     def sample(self, logits: Logits) -> int | None:
-        """The next token for `logits` [vocab]; None if the grammar allows none."""
+        """The next token for `logits` [vocab]; None if the grammar allows none.
+
+        Raises GgmlError for logits that are not numbers.
+        """
         if self._candidates is None:
-            return int(np.argmax(logits))
+            return _likeliest(logits)
         if self._grammar is None:
             self._candidates.fill(logits)
         elif self._chain is None and (token := self._likeliest_if_allowed(logits)) is not None:
@@ -157,7 +160,7 @@ class Sampler:
         """Masking a whole vocabulary costs milliseconds; asking about one token does not."""
         assert self._candidates is not None
         assert self._grammar is not None
-        token = int(np.argmax(logits))
+        token = _likeliest(logits)
         self._candidates.fill_one(token)
         self._grammar.apply(self._candidates)
         return token if self._candidates.any_left() else None
@@ -168,6 +171,14 @@ def log_softmax(logits: Logits) -> Logits:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     result: Logits = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def _likeliest(logits: Logits) -> int:
+    token = int(np.argmax(logits))
+    # argmax finds the first NaN if there is one.
+    if math.isnan(logits[token]):
+        raise GgmlError("the model computed logits that are not numbers")
+    return token
 
 
 def _chain(params: SamplingParams, vocab_size: int) -> SamplerChain:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pliant.bundle import Plan
 from pliant.engine.engine import MAX_BATCH, Engine
-from pliant.engine.generate import prefill
+from pliant.engine.generate import prompt_spans
 from pliant.engine.sampling import Logits, log_softmax
 from pliant.engine.slots import SlotPool
 from pliant.engine.span import Span
@@ -29,7 +29,9 @@ def score_continuations(
     if longest == 1:
         at_once = 1
     with slots.lease(at_once) as leased:
-        first = log_softmax(prefill(engine, plan, leased[0], prompt))
+        for span in prompt_spans(leased[0], prompt):
+            rows = engine.forward(plan, [span])
+        first = log_softmax(rows[-1])
         for slot in leased[1:]:
             engine.copy_slot(leased[0], slot, len(prompt))
         scores: list[float] = []

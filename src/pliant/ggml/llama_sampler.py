@@ -1,6 +1,7 @@
 """llama.cpp's samplers as owner objects, and the candidate array they work on."""
 
 import ctypes
+import math
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -54,11 +55,18 @@ class Candidates:
         return int(self._items["id"][self._items["logit"][: self._array.size].argmax()])
 
     def selected(self) -> int:
-        """The token chosen by the last sampler of a chain."""
+        """The token chosen by the last sampler of a chain.
+
+        Raises GgmlError if it chose none, one that is masked (a grammar aborts on accepting it)
+        or one whose logit is not a number.
+        """
         index = self._array.selected
         if not 0 <= index < self._array.size:
             raise GgmlError("the sampler chain selected no token")
-        return int(self._array.data[index].id)
+        item = self._array.data[index]
+        if not math.isfinite(item.logit):
+            raise GgmlError(f"the sampler chain selected token {item.id} of logit {item.logit}")
+        return int(item.id)
 
     def _reset(self, count: int) -> None:
         self._array.data = self._data
