@@ -71,15 +71,18 @@ def test_a_large_model_has_all_nine_levels_close_to_their_targets() -> None:
     assert all(level.ratio - level.cost < 0.02 for level in choice.levels)
 
 
-def test_anchors_stay_whole_while_the_target_allows_it() -> None:
+def test_anchors_stay_whole_while_the_others_keep_a_third() -> None:
+    levels = {level.ratio: level for level in choose_levels(LLAMA_1B, ANCHORS).levels}
+    for ratio, level in levels.items():
+        widths = {layer for index, layer in enumerate(level.plan.layers) if index not in ANCHORS}
+        assert len(widths) == 1
+        other = widths.pop()
+        for anchor in (level.plan.layers[index] for index in ANCHORS):
+            assert anchor.kv_heads == min(8, 3 * other.kv_heads)
+            assert anchor.ff == min(8192, 3 * other.ff) or ratio < 0.3
     full = Plan.full(LLAMA_1B).layers[0]
-    choice = choose_levels(LLAMA_1B, ANCHORS)
-    half = next(level for level in choice.levels if level.ratio == 0.5)
-    assert all(half.plan.layers[anchor] == full for anchor in ANCHORS)
-    widths = {layer for index, layer in enumerate(half.plan.layers) if index not in ANCHORS}
-    assert len(widths) == 1
-    smallest = choice.levels[0].plan
-    assert all(smallest.layers[anchor] != full for anchor in ANCHORS)
+    assert levels[0.5].plan.layers[ANCHORS[0]] == full
+    assert levels[0.2].plan.layers[ANCHORS[0]] != full
 
 
 def test_attention_and_mlp_shrink_together() -> None:

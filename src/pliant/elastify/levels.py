@@ -20,6 +20,9 @@ COST_TOLERANCE = 1e-9
 # What one unit of imbalance between attention and MLP is worth in cost: enough to decide between
 # plans that use the target about equally well, too little to leave much of it unused.
 BALANCE_WEIGHT = 0.1
+# Anchor layers are so many times as wide as the others, at most whole; the first that fits is
+# taken. Whole anchors that leave next to nothing of the other layers do worse than narrower ones.
+ANCHOR_ADVANTAGES = (3, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ def choose_levels(
 ) -> LevelChoice:
     """The largest plan within each target, each nested in the one above it, and the full model.
 
-    Elastic layers share one width. Anchor layers stay whole while the target allows it. If even
-    the smallest plan costs more than a target, that plan becomes the last level under its own
-    cost (rounded up to 2 decimals). `block` is the weight type's block length: attention
-    widths are whole blocks.
+    All layers but the anchors share one width. Anchors stay whole while the others keep a third
+    of their width, and are three times as wide below that. If even the smallest plan costs more
+    than a target, that plan becomes the last level under its own cost (rounded up to 2
+    decimals). `block` is the weight type's block length: attention widths are whole blocks.
     """
     search = _Search(architecture, frozenset(anchors), block)
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
@@ -72,9 +75,8 @@ class _Search:
 
     def __init__(self, architecture: Architecture, anchors: frozenset[int], block: int) -> None:
         self._architecture = architecture
-        everywhere = frozenset(range(architecture.num_layers))
-        # Anchors are elastic only where nothing else meets the target.
-        self._elastic_sets = tuple(s for s in (everywhere - anchors, everywhere) if s)
+        # Where every layer is an anchor, none stands out.
+        self._anchors = anchors if len(anchors) < architecture.num_layers else frozenset()
         kv_columns = architecture.heads_per_kv * architecture.head_dim
         full = architecture.num_kv_heads
         self._kv_widths = [n for n in range(1, full) if n * kv_columns % block == 0] + [full]
@@ -89,21 +91,15 @@ class _Search:
         Of plans about equally close the balanced one: attention and MLP at about the same share
         of their width.
         """
-        for elastic in self._elastic_sets:
-            candidates = list(self._candidates(ceiling, elastic, target))
+        for advantage in ANCHOR_ADVANTAGES:
+            candidates = list(self._candidates(ceiling, advantage, target))
             if candidates:
                 return min(candidates, key=lambda candidate: candidate.loss).plan
         return None
 
-    def floor(self, ceiling: Plan) -> Plan:
-        """The smallest plan with attention and MLP in every layer."""
-        return self._narrowed(
-            ceiling, self._elastic_sets[-1], self._kv_widths[0], self._ff_widths[0]
-        )
-
     def add_floor(self, levels: list[Level], target: float) -> list[str]:
         """Appends the smallest plan unless it is there already; returns what to tell the user."""
-        plan = self.floor(levels[-1].plan)
+        plan = self._narrowed(levels[-1].plan, 1, self._kv_widths[0], self._ff_widths[0])
         cost = self.cost(plan)
         ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
         if ratio < levels[-1].ratio and plan != levels[-1].plan:
@@ -113,28 +109,27 @@ class _Search:
             "the full model (output head included)"
         ]
 
-    def _candidates(
-        self, ceiling: Plan, elastic: frozenset[int], target: float
-    ) -> Iterator[_Candidate]:
-        kv_limit = max(ceiling.layers[layer].kv_heads for layer in elastic)
-        ff_limit = max(ceiling.layers[layer].ff for layer in elastic)
-        ff_widths = [ff for ff in self._ff_widths if ff <= ff_limit]
-        for kv_heads in (kv for kv in self._kv_widths if kv <= kv_limit):
-            plans = [self._narrowed(ceiling, elastic, kv_heads, ff) for ff in ff_widths]
+    def _candidates(self, ceiling: Plan, advantage: int, target: float) -> Iterator[_Candidate]:
+        """For each attention width the widest MLP that meets the target."""
+        for kv_heads in self._kv_widths:
+            plans = [self._narrowed(ceiling, advantage, kv_heads, ff) for ff in self._ff_widths]
             fitting = bisect_right(plans, target + COST_TOLERANCE, key=self.cost)
             if fitting:
-                plan, ff = plans[fitting - 1], ff_widths[fitting - 1]
+                plan, ff = plans[fitting - 1], self._ff_widths[fitting - 1]
                 imbalance = abs(
                     kv_heads / self._architecture.num_kv_heads - ff / self._architecture.ff
                 )
                 yield _Candidate(plan, target - self.cost(plan) + BALANCE_WEIGHT * imbalance)
 
-    def _narrowed(self, ceiling: Plan, elastic: frozenset[int], kv_heads: int, ff: int) -> Plan:
-        return Plan(
-            tuple(
-                LayerPlan(min(layer.kv_heads, kv_heads), layer.heads_per_kv, min(layer.ff, ff))
-                if index in elastic
-                else layer
-                for index, layer in enumerate(ceiling.layers)
+    def _narrowed(self, ceiling: Plan, advantage: int, kv_heads: int, ff: int) -> Plan:
+        """`ceiling` with at most this width, anchors at most `advantage` times it."""
+
+        def width(index: int, layer: LayerPlan) -> LayerPlan:
+            factor = advantage if index in self._anchors else 1
+            return LayerPlan(
+                kv_heads=min(layer.kv_heads, factor * kv_heads),
+                heads_per_kv=layer.heads_per_kv,
+                ff=min(layer.ff, factor * ff),
             )
-        )
+
+        return Plan(tuple(width(index, layer) for index, layer in enumerate(ceiling.layers)))
