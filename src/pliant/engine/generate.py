@@ -132,9 +132,9 @@ class TokenLoop:
         logits: Logits = rows[-1]
         self._sampler.prime(request.prompt)
         while (token := self._sampler.sample(logits)) is not None:
-            self._clock()
             if token in self._tokenizer.eog:
                 return "stop"
+            self._clock()
             self._sampler.accept(token)
             yield self._chunk(token, logits)
             if self._text.stopped:
@@ -191,7 +191,7 @@ class TokenLoop:
         return Chunk(rest, (), generation=generation)
 
     def _clock(self) -> None:
-        """Note the time of a token; the end-of-generation token counts only as a first one."""
+        """Note the time of a token; one that ends the generation counts only if it is alone."""
         now = time.perf_counter()
         if self._first_at is None:
             self._first_at = now
