@@ -23,6 +23,7 @@ LLAMA3 = (
     "{{- '<|start|>assistant<|head|>\n\n' }}{%- endif %}"
 )
 TOOLS = (
+    "{% if tools is not none %}tools{% endif %}{{ documents is defined }}"
     "{{ messages | tojson(indent=2) }}{% generation %}{{ messages[0].content }}{% endgeneration %}"
 )
 MESSAGES = [

@@ -264,6 +264,15 @@ def test_a_model_without_chat_template_takes_only_text(tmp_path: Path) -> None:
             model.stream([{"role": "user", "content": "hi"}])
 
 
+def test_a_template_that_writes_nothing_makes_an_empty_prompt(tmp_path: Path) -> None:
+    path = make_tiny_gguf(tmp_path / "mute.gguf", chat_template="{{ '' }}", add_bos=False)
+    with (
+        pliant.load(path, EngineOptions(slots=1, threads=1)) as model,
+        pytest.raises(RequestError, match="empty"),
+    ):
+        model.generate([{"role": "user", "content": "hi"}])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

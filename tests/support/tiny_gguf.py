@@ -61,6 +61,7 @@ def make_tiny_gguf(
     rope_factors: bool = False,
     rope_base: float = 10000.0,
     chat_template: str | None = CHAT_TEMPLATE,
+    add_bos: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write the model to `path` and return it; the same arguments give the same bytes.
@@ -85,7 +86,7 @@ def make_tiny_gguf(
     writer.add_rope_freq_base(rope_base)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocab)
-    _add_tokenizer(writer, vocab, chat_template)
+    _add_tokenizer(writer, vocab, chat_template, add_bos)
 
     random = np.random.default_rng(seed)
     matrix_type = gguf.GGMLQuantizationType[type]
@@ -123,7 +124,9 @@ def make_tiny_gguf(
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, vocab: int, chat_template: str | None) -> None:
+def _add_tokenizer(
+    writer: gguf.GGUFWriter, vocab: int, chat_template: str | None, add_bos: bool
+) -> None:
     tokenizer = make_tokenizer(min(vocab, 512))
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=lambda token: ids[token])
@@ -141,7 +144,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocab: int, chat_template: str | Non
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOS)
     writer.add_pad_token_id(SPECIAL_TOKENS.index("<|pad|>"))
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(add_bos)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
 

@@ -29,7 +29,8 @@ class ChatTemplate:
     ) -> None:
         """Raises TemplateError if `source` is not a template that jinja2 understands."""
         self._template = CompiledTemplate(source)
-        self._tokens = {"bos_token": bos, "eos_token": eos}
+        # Templates tell "no tools" by None, not by absence.
+        self._variables = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         longest_first = sorted(filter(None, special_texts), key=len, reverse=True)
         self._names = "|".join(map(re.escape, longest_first)) or r"(?!)"
         starts = sorted({re.escape(text[0]) for text in longest_first})
@@ -55,7 +56,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=[_map_texts(message, _breaker(broken, mark)) for message in checked],
                 add_generation_prompt=add_generation_prompt,
-                **self._tokens,
+                **self._variables,
             )
 
         text = rendered(self._names)

@@ -175,23 +175,27 @@ class ElasticModel:
         Raises RequestError for an empty prompt or unknown tokens, TemplateError for messages
         that the chat template refuses or if the model has none.
         """
-        if not len(prompt):
+        tokens = self._encode(prompt) if len(prompt) else []
+        if not tokens:
             raise RequestError("the prompt is empty")
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        tokens = [int(item) for item in prompt if isinstance(item, (int, np.integer))]
-        messages = [item for item in prompt if isinstance(item, Mapping)]
-        if len(messages) == len(prompt):
-            return self.tokenizer.encode_pieces(self._chat_template.render(messages))
-        if len(tokens) != len(prompt):
-            raise RequestError("a prompt is one text, a list of messages or a list of token ids")
-        if not 0 <= min(tokens) <= max(tokens) < self.tokenizer.size:
-            raise RequestError(f"token ids are from 0 to {self.tokenizer.size - 1}")
         return tokens
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Length of `prompt` in tokens; raises as `encode_prompt` does."""
         return len(self.encode_prompt(prompt))
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        messages = [item for item in prompt if isinstance(item, Mapping)]
+        if len(messages) == len(prompt):
+            return self.tokenizer.encode_pieces(self._chat_template.render(messages))
+        tokens = [int(item) for item in prompt if isinstance(item, (int, np.integer))]
+        if len(tokens) != len(prompt):
+            raise RequestError("a prompt is one text, a list of messages or a list of token ids")
+        if not 0 <= min(tokens) <= max(tokens) < self.tokenizer.size:
+            raise RequestError(f"token ids are from 0 to {self.tokenizer.size - 1}")
+        return tokens
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
@@ -211,9 +215,11 @@ class ElasticModel:
     def _encode_choice(self, prompt: Prompt, choice: str) -> list[int]:
         if not isinstance(choice, str) or not choice:
             raise RequestError("a choice is no text, or empty")
-        if isinstance(prompt, str):
-            return self.tokenizer.encode_continuation(prompt, choice)
-        return self.tokenizer.encode(choice, add_bos=False)
+        before = prompt if isinstance(prompt, str) else ""
+        tokens = self.tokenizer.encode_continuation(before, choice)
+        if not tokens:
+            raise RequestError(f"the choice {choice!r} has no tokens")
+        return tokens
 
     def _room_after(self, num_tokens: int) -> int:
         """Tokens that still fit; raises ContextOverflowError if none does."""
