@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.cost import cost_ratio
@@ -22,7 +23,7 @@ COST_TOLERANCE = 1e-9
 BALANCE_WEIGHT = 0.1
 # Anchor layers are so many times as wide as the others, at most whole; the first that fits is
 # taken. Whole anchors that leave next to nothing of the other layers do worse than narrower ones.
-ANCHOR_ADVANTAGES = (3, 2, 1)
+ANCHOR_ADVANTAGES = (2, 1)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def choose_levels(
 ) -> LevelChoice:
     """The largest plan within each target, each nested in the one above it, and the full model.
 
-    All layers but the anchors share one width. Anchors stay whole while the others keep a third
-    of their width, and are three times as wide below that. If even the smallest plan costs more
+    All layers but the anchors share one width. Anchors stay whole while the others keep half of
+    their width, and are about twice as wide below that. If even the smallest plan costs more
     than a target, that plan becomes the last level under its own cost (rounded up to 2
     decimals). `block` is the weight type's block length: attention widths are whole blocks.
     """
@@ -94,7 +95,8 @@ class _Search:
         for advantage in ANCHOR_ADVANTAGES:
             candidates = list(self._candidates(ceiling, advantage, target))
             if candidates:
-                return min(candidates, key=lambda candidate: candidate.loss).plan
+                best = min(candidates, key=lambda candidate: candidate.loss)
+                return self._with_wider_anchors(best.plan, ceiling, target)
         return None
 
     def add_floor(self, levels: list[Level], target: float) -> list[str]:
@@ -112,14 +114,38 @@ class _Search:
     def _candidates(self, ceiling: Plan, advantage: int, target: float) -> Iterator[_Candidate]:
         """For each attention width the widest MLP that meets the target."""
         for kv_heads in self._kv_widths:
-            plans = [self._narrowed(ceiling, advantage, kv_heads, ff) for ff in self._ff_widths]
-            fitting = bisect_right(plans, target + COST_TOLERANCE, key=self.cost)
-            if fitting:
-                plan, ff = plans[fitting - 1], self._ff_widths[fitting - 1]
-                imbalance = abs(
-                    kv_heads / self._architecture.num_kv_heads - ff / self._architecture.ff
+            plan = self._widest(partial(self._narrowed, ceiling, advantage, kv_heads), target)
+            if plan is not None:
+                unused = target - self.cost(plan)
+                yield _Candidate(plan, unused + BALANCE_WEIGHT * self._imbalance(plan))
+
+    def _imbalance(self, plan: Plan) -> float:
+        layer = next(one for index, one in enumerate(plan.layers) if index not in self._anchors)
+        full = self._architecture
+        return abs(layer.kv_heads / full.num_kv_heads - layer.ff / full.ff)
+
+    def _with_wider_anchors(self, plan: Plan, ceiling: Plan, target: float) -> Plan:
+        """What one step more in every layer would exceed, the anchors' MLPs may still take."""
+
+        def widened(ff: int) -> Plan:
+            layers = zip(plan.layers, ceiling.layers, strict=True)
+            return Plan(
+                tuple(
+                    replace(layer, ff=min(max(layer.ff, ff), limit.ff))
+                    if index in self._anchors
+                    else layer
+                    for index, (layer, limit) in enumerate(layers)
                 )
-                yield _Candidate(plan, target - self.cost(plan) + BALANCE_WEIGHT * imbalance)
+            )
+
+        return self._widest(widened, target) or plan
+
+    def _widest(self, plan_of: Callable[[int], Plan], target: float) -> Plan | None:
+        """The plan of the widest MLP whose cost is within the target, or None."""
+        fitting = bisect_right(
+            self._ff_widths, target + COST_TOLERANCE, key=lambda ff: self.cost(plan_of(ff))
+        )
+        return plan_of(self._ff_widths[fitting - 1]) if fitting else None
 
     def _narrowed(self, ceiling: Plan, advantage: int, kv_heads: int, ff: int) -> Plan:
         """`ceiling` with at most this width, anchors at most `advantage` times it."""
