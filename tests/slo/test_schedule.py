@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pliant.slo.schedule import MIN_ROUNDS, make_schedule
+from pliant.slo.schedule import MAX_ROUNDS, MIN_ROUNDS, Point, make_schedule
 
 COSTS = tuple(i / 10 for i in range(2, 11))
 
@@ -32,6 +32,11 @@ def test_schedules_fit_context_and_cover_what_a_fit_needs(
     schedule = make_schedule(costs, context_length, token_s, step_s, budget_s)
     assert {0, num_levels - 1} <= set(schedule.levels) <= set(range(num_levels))
     assert all(p.start >= 0 and p.start + p.num_tokens <= context_length for p in schedule.points)
+    for point in schedule.points:
+        varied = [point.varied(number, context_length) for number in range(MAX_ROUNDS)]
+        assert varied[0] == point
+        assert all(p.start >= 0 < p.num_tokens for p in varied)
+        assert all(p.start + p.num_tokens <= context_length for p in varied)
     assert any(point.is_decode for point in schedule.points)
     assert any(not point.is_decode for point in schedule.points)
 
@@ -48,3 +53,12 @@ def test_rounds_fit_the_budget_unless_the_schedule_is_the_smallest(
         for point in schedule.points
     )
     assert schedule == smallest or round_s * MIN_ROUNDS <= 12
+
+
+def test_every_round_has_another_length_on_the_same_side_of_the_cliff() -> None:
+    for point in make_schedule(COSTS, 2048, token_s=1e-4, step_s=1e-3, budget_s=12).points:
+        if not point.is_decode:
+            lengths = {point.varied(number, 2048).num_tokens for number in range(MAX_ROUNDS)}
+            assert len(lengths) == MAX_ROUNDS
+            assert {length < 64 for length in lengths} == {point.num_tokens < 64}
+    assert Point(10, 50).varied(3, 60) == Point(13, 47)

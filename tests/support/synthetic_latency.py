@@ -73,20 +73,6 @@ class FakeModel:
         default_factory=lambda: SimpleNamespace(encode=lambda text: list(text.encode()))
     )
 
-    def encode_prompt(self, prompt: Any) -> list[int]:
-        text = prompt if isinstance(prompt, str) else prompt[0]["content"]
-        return list(text.encode())
-
-    def generate(self, prompt: Any, *, level: float, max_tokens: int, **_: Any) -> Any:
-        truth, prompt_tokens = self.engine.truth, len(self.encode_prompt(prompt)) // 8
-        ttft_ms = truth.predict_ttft(level, prompt_tokens) * self.engine.slowness
-        tpot_ms = truth.predict_tpot(level, prompt_tokens + max_tokens // 2) * self.engine.slowness
-        self.engine.now += (ttft_ms + tpot_ms * (max_tokens - 1)) / 1000
-        tokens = list(range(max_tokens))
-        return SimpleNamespace(
-            ttft_ms=ttft_ms, tpot_ms=tpot_ms, prompt_tokens=prompt_tokens, tokens=tokens
-        )
-
 
 def make_model() -> FakeModel:
     levels = tuple(make_level(ratio) for ratio in RATIOS)

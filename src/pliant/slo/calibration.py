@@ -7,29 +7,25 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pliant.errors import TemplateError
 from pliant.slo.fit import Sample, fit_level, interpolate
-from pliant.slo.latency import PREFILL_CHUNK, LatencyModel, LevelLatency, Overhead
-from pliant.slo.schedule import Point, Schedule, make_schedule
-from pliant.slo.strategy import mean_kv
+from pliant.slo.latency import PREFILL_CHUNK, LatencyModel, LevelLatency
+from pliant.slo.overhead import measure_overhead
+from pliant.slo.schedule import MAX_ROUNDS, Point, Schedule, make_schedule
 
 if TYPE_CHECKING:
-    from pliant.engine.model import ElasticModel, Prompt
+    from pliant.engine.model import ElasticModel
 
 CALIBRATION_BUDGET_S = 15.0
 
-_MAX_ROUNDS = 9
 _STEPS_PER_ROUND = 3
 _PROBE_TOKENS = 16
 _PROBE_S = 0.3
 _MAX_PROBES = 8
-_OVERHEAD_REPEATS = 5
-_OVERHEAD_ANSWER_TOKENS = 8
-# Share of the budget for forward passes; the rest is for what a request costs around them.
-_FORWARD_SHARE = 0.75
+# The rest is for the last pass to end in.
+_SHARE_FOR_PASSES = 0.9
 
 Clock = Callable[[], float]
-Timings = dict[tuple[int, Point], list[float]]
+Timings = dict[tuple[int, Point], list[tuple[Point, float]]]
 
 
 def calibrate(
@@ -40,18 +36,16 @@ def calibrate(
 ) -> LatencyModel:
     """Time forward passes at every level, interleaved, and fit their costs.
 
-    Takes about `budget_s` seconds at most; a big model is measured at fewer levels and shorter
+    Takes `budget_s` seconds at most; a big model is measured at fewer levels and shorter
     prompts, and the levels between are interpolated by their cost. `clock` gives seconds.
     """
-    begin = clock()
-    forward_s = budget_s * _FORWARD_SHARE
+    passes_s = budget_s * _SHARE_FOR_PASSES
+    deadline = clock() + passes_s
+    overhead = measure_overhead(model)
     timer = _Timer(model, clock)
-    schedule = _plan_within(timer, forward_s)
-    timings = _measure(timer, schedule, begin + forward_s)
-    levels = _fit_levels(model, schedule, timings)
-    bare = LatencyModel(levels, Overhead(), PREFILL_CHUNK)
-    overhead = _measure_overhead(model, bare, schedule, clock, begin + budget_s)
-    return LatencyModel(levels, overhead, PREFILL_CHUNK)
+    schedule = _plan_within(timer, passes_s)
+    timings = _measure(timer, schedule, deadline)
+    return LatencyModel(_fit_levels(model, schedule, timings), overhead, PREFILL_CHUNK)
 
 
 @dataclass
@@ -77,6 +71,16 @@ class _Timer:
         engine.forward(plan, [span])
         return self.clock() - begin
 
+    def visit(self, level: int, point: Point, round_number: int) -> list[tuple[Point, float]]:
+        """What is measured at a point in one round, with the seconds it took.
+
+        A prompt gets another length each time: as with real prompts, its graph is a new one.
+        """
+        if point.is_decode:
+            return [(point, self.seconds(level, point)) for _ in range(_STEPS_PER_ROUND)]
+        varied = point.varied(round_number, self.model.engine.context_length)
+        return [(varied, self.seconds(level, varied))]
+
     def probe(self, level: int, point: Point) -> float:
         """Seconds without disturbance: the least of a few, but the first, which reads weights."""
         self.seconds(level, point)
@@ -101,13 +105,12 @@ def _plan_within(timer: _Timer, budget_s: float) -> Schedule:
 def _measure(timer: _Timer, schedule: Schedule, deadline: float) -> Timings:
     """Rounds over all points and levels until the deadline; the first round is always whole."""
     timings: Timings = defaultdict(list)
-    for round_number in range(_MAX_ROUNDS):
+    for round_number in range(MAX_ROUNDS):
         for point in schedule.points:
             for level in schedule.levels:
                 if round_number > 0 and timer.clock() >= deadline:
                     return timings
-                repeats = _STEPS_PER_ROUND if point.is_decode else 1
-                timings[level, point] += [timer.seconds(level, point) for _ in range(repeats)]
+                timings[level, point] += timer.visit(level, point, round_number)
     return timings
 
 
@@ -116,10 +119,7 @@ def _fit_levels(
 ) -> tuple[LevelLatency, ...]:
     measured: dict[int, LevelLatency] = {}
     for level in schedule.levels:
-        samples = [
-            Sample(point.num_tokens, point.start, 1000 * median(timings[level, point]))
-            for point in schedule.points
-        ]
+        samples = [_sample(timings[level, point]) for point in schedule.points]
         measured[level] = fit_level(model.levels[level].ratio, samples)
     known = [(model.levels[index].cost, latency) for index, latency in measured.items()]
     return tuple(
@@ -128,57 +128,10 @@ def _fit_levels(
     )
 
 
-def _measure_overhead(
-    model: "ElasticModel", bare: LatencyModel, schedule: Schedule, clock: Clock, deadline: float
-) -> Overhead:
-    """What requests take beyond their forward passes, for a short and for a longer prompt."""
-    counts = (2, max(4, schedule.num_tokens // 8))
-    short, long = (_Beyond.measure(model, bare, count, clock, deadline) for count in counts)
-    per_token = max(0.0, (long.ttft_ms - short.ttft_ms) / (long.tokens - short.tokens))
-    return Overhead(
-        request_ms=max(0.0, short.ttft_ms - per_token * short.tokens),
-        prompt_token_ms=per_token,
-        step_ms=max(0.0, median((short.tpot_ms, long.tpot_ms))),
+def _sample(visits: list[tuple[Point, float]]) -> Sample:
+    """Medians over the rounds, of the lengths as well as of the times."""
+    return Sample(
+        median(point.num_tokens for point, _ in visits),
+        median(point.start for point, _ in visits),
+        1000 * median(seconds for _, seconds in visits),
     )
-
-
-@dataclass(frozen=True)
-class _Beyond:
-    """Measured latencies of a request less those predicted for its forward passes."""
-
-    tokens: float
-    ttft_ms: float
-    tpot_ms: float
-
-    @classmethod
-    def measure(
-        cls, model: "ElasticModel", bare: LatencyModel, count: int, clock: Clock, deadline: float
-    ) -> "_Beyond":
-        """Medians of a few requests at the cheapest level, at least one.
-
-        Each prompt is a little longer than the one before: a length that was not seen before
-        needs a graph of its own, as real prompts do.
-        """
-        level = model.levels[0].ratio
-        tokens: list[int] = []
-        ttfts: list[float] = []
-        tpots: list[float] = []
-        while not ttfts or (len(ttfts) < _OVERHEAD_REPEATS and clock() < deadline):
-            prompt = _request(model, "and so on " * (count + len(ttfts)))
-            answer = model.generate(prompt, level=level, max_tokens=_OVERHEAD_ANSWER_TOKENS)
-            tokens.append(answer.prompt_tokens)
-            ttfts.append(answer.ttft_ms - bare.predict_ttft(level, answer.prompt_tokens))
-            if answer.tpot_ms is not None:
-                kv_tokens = mean_kv(answer.prompt_tokens, len(answer.tokens))
-                tpots.append(answer.tpot_ms - bare.predict_tpot(level, kv_tokens))
-        return cls(median(tokens), median(ttfts), median(tpots or [0.0]))
-
-
-def _request(model: "ElasticModel", text: str) -> "Prompt":
-    """A chat message where the model has a template for them, else the bare text."""
-    messages = [{"role": "user", "content": text}]
-    try:
-        model.encode_prompt(messages)
-    except TemplateError:
-        return text
-    return messages

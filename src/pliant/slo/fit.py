@@ -19,8 +19,8 @@ class Sample:
     A decode step is a sample of one token.
     """
 
-    num_tokens: int
-    start: int
+    num_tokens: float
+    start: float
     time_ms: float
 
 
@@ -68,7 +68,7 @@ def interpolate(
     )
 
 
-def _fit(rows: Sequence[Sequence[float]], samples: Sequence[Sample]) -> list[float]:
+def _fit(rows: Sequence[tuple[float, ...]], samples: Sequence[Sample]) -> list[float]:
     times = np.array([max(s.time_ms, 1e-6) for s in samples])
     return [float(x) for x in non_negative_least_squares(np.array(rows) / times[:, None])]
 

@@ -9,6 +9,8 @@ MIN_ROUNDS = 2
 """Rounds a schedule must leave time for. A fast model gets more; the passes of a slow one are
 long, and longer prompts tell more about it than a third round."""
 
+MAX_ROUNDS = 9
+
 _MAX_SIZES = (PREFILL_CHUNK, 256, 128, 64, 32)
 _FEW_LEVELS = 3
 
@@ -23,6 +25,12 @@ class Point:
     @property
     def is_decode(self) -> bool:
         return self.num_tokens == 1
+
+    def varied(self, round_number: int, context_length: int) -> "Point":
+        """Nearly the same, on the same side of SHORT_CHUNK, but of another length each round."""
+        sign = 1 if self.num_tokens < SHORT_CHUNK else -1
+        num_tokens = min(self.num_tokens + sign * round_number, context_length)
+        return Point(num_tokens, min(self.start, context_length - num_tokens))
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,9 @@ def _points(size: int, context_length: int) -> tuple[Point, ...]:
     deep = min(context_length - 1, 4 * size)
     # Less than two lengths would leave the cost per token open.
     has_long = size >= 2 * SHORT_CHUNK
-    long = [max(SHORT_CHUNK, size // part) for part in (8, 4, 2, 1)] if has_long else []
-    short = [tokens for tokens in (8, 24, SHORT_CHUNK - 8) if tokens <= size] or [size]
+    least = SHORT_CHUNK + MAX_ROUNDS
+    long = [max(least, size // part) for part in (8, 4, 2, 1)] if has_long else []
+    short = [tokens for tokens in (8, 24, SHORT_CHUNK - MAX_ROUNDS) if tokens <= size] or [size]
     wanted = (
         *(Point(tokens, 0) for tokens in (*short, *long)),
         *(Point(tokens, deep - tokens) for tokens in (short[-1], *long[1:2])),
