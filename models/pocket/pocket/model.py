@@ -112,19 +112,25 @@ class RMSNorm(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + turned * sin
+    """Turns the pairs (i, i + half) of the last axis; ``cos`` and ``sin`` are half as wide."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Plain matmul attention: faster on a CPU in training than the fused kernel."""
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float()
-    return torch.matmul(torch.softmax(scores + mask, dim=-1), v)
+    """Plain matmul attention: faster on a CPU in training than the fused kernel.
+
+    The scores stay in the type of the product; softmax itself sums in float32.
+    """
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    with torch.autocast("cpu", enabled=False):
+        weights = torch.softmax(scores + mask.to(scores.dtype), dim=-1)
+        return torch.matmul(weights, v)
 
 
 class _Layout(NamedTuple):
-    """Rotations of each position and the additive mask ``[length, length]``."""
+    """Rotations ``[length, head_dim / 2]`` and the additive mask ``[length, length]``."""
 
     cos: Tensor
     sin: Tensor
@@ -237,5 +243,5 @@ class ElasticLlama(nn.Module):
 def _rope_angles(config: Config) -> Tensor:
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
     frequencies = config.rope_theta**-exponents
-    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float64), frequencies)
-    return torch.cat((angles, angles), dim=-1).float()
+    positions = torch.arange(config.max_positions, dtype=torch.float64)
+    return torch.outer(positions, frequencies).float()

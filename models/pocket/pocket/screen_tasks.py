@@ -12,6 +12,19 @@ MAX_DISTRACTORS = 5
 _LINES = ((2, 4), (4, 8), (7, 15))
 """Fewest and most lines of a screen at each level of difficulty."""
 
+_BOOK_FORMS = (
+    "{name} ({relation}): {phone}",
+    "{relation}: {name}, {phone}",
+    "{relation} - {name} - {phone}",
+    "{name}, {phone}, {relation}",
+)
+_MESSAGE_FORMS = (
+    "{name}: {text}",
+    "{name} wrote: {text}",
+    "{text} - {name}",
+    "{text} (from {name})",
+)
+
 _SIZES = ("Small", "Normal", "Large", "Huge")
 _UNITS = ("Celsius", "Fahrenheit")
 
@@ -179,15 +192,17 @@ def _message_turns(
 def contact_scene(draw: Draw, level: int, num_turns: int) -> Scene:
     """An address book and messages; questions ask for a person or a number."""
     rng = draw.rng
-    num_people = _num_lines(draw, level) // 2 + 1
-    names = draw.names(num_people + rng.randint(1, 3))
+    names = draw.names(_num_lines(draw, level) // 2 + 1 + rng.randint(1, 3))
+    num_people = max(1, len(names) - rng.randint(1, 3))
     people = names[:num_people]
     relations = dict(zip(people, rng.sample(RELATIONS, num_people), strict=True))
     phones = {name: draw.phone() for name in people}
-    book = [f"{n} ({relations[n]}): {phones[n]}" for n in people]
+    entry = rng.choice(_BOOK_FORMS)
+    book = [entry.format(name=n, relation=relations[n], phone=phones[n]) for n in people]
     kinds = rng.sample(MESSAGES, max(1, min(num_people, len(MESSAGES))))
     sent = [(rng.choice(names), kind, draw.slots()) for kind in kinds]
-    lines = [f"{name}: {kind.text.format(**slots)}" for name, kind, slots in sent]
+    form = rng.choice(_MESSAGE_FORMS)
+    lines = [form.format(name=n, text=kind.text.format(**slots)) for n, kind, slots in sent]
     turns = _contact_questions(draw, people, relations, phones) + _message_turns(draw, names, sent)
     rng.shuffle(turns)
     blocks = [block("Contacts", book), block("Messages", lines)]

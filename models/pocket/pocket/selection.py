@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 
 from .apps import CATEGORIES, Category
-from .functions import FUNCTIONS, Function
+from .functions import FUNCTIONS, Function, imperative, invented_functions
 from .scene import Scene, Turn, block, phrase
 from .screen_tasks import with_clutter
-from .words import Draw
+from .words import INVENTED_SHARE, Draw, invented_brand
 
 LIST_SIZES = ((3, 5), (5, 10), (8, 22))
 """Fewest and most entries of a list at each level of difficulty."""
@@ -41,13 +41,24 @@ def _style(rng: random.Random, names: Sequence[str]) -> list[str]:
 def _function_request(draw: Draw, function: Function) -> str:
     if draw.held_out:
         return _fill(draw, function.held_out_request)
+    kind = draw.rng.random()
+    if kind < 0.15:
+        return _fill(draw, imperative(draw.rng.choice(function.descriptions)))
+    if kind < 0.25:
+        return _fill(draw, draw.rng.choice(function.names))
     return _fill(draw, draw.rng.choice(function.requests))
 
 
 def _pick_functions(draw: Draw, count: int) -> list[Function]:
-    """Different functions; evaluation mixes seen and held-out ones."""
+    """Different functions; evaluation mixes seen and held-out ones, training made-up ones."""
     pool = [f for f in FUNCTIONS if draw.held_out or not f.is_held_out]
-    return draw.rng.sample(pool, min(count, len(pool)))
+    num_invented = 0
+    if not draw.held_out and draw.rng.random() < INVENTED_SHARE:
+        num_invented = draw.rng.choice((count, count // 2))
+    functions = draw.rng.sample(pool, min(count - num_invented, len(pool)))
+    functions += invented_functions(draw.rng, num_invented)
+    draw.rng.shuffle(functions)
+    return functions
 
 
 def function_scene(draw: Draw, level: int, num_turns: int) -> Scene:
@@ -78,7 +89,8 @@ def function_scene(draw: Draw, level: int, num_turns: int) -> Scene:
 def _app_request(draw: Draw, category: Category, app: str) -> str:
     request = category.held_out_request if draw.held_out else draw.rng.choice(category.requests)
     request = request.format(**draw.slots())
-    kind = draw.rng.random()
+    is_known = app in category.apps + category.held_out_apps
+    kind = draw.rng.random() if is_known else draw.rng.uniform(0.5, 1.0)
     if kind < 0.5:
         return phrase(draw.rng, request)
     if kind < 0.6:
@@ -91,16 +103,22 @@ def _app_request(draw: Draw, category: Category, app: str) -> str:
 def _app_of(draw: Draw, category: Category) -> str:
     if draw.held_out and draw.rng.random() < 0.5:
         return draw.rng.choice(category.held_out_apps)
+    if not draw.held_out and draw.rng.random() < INVENTED_SHARE / 2:
+        return invented_brand(draw.rng)
     return draw.rng.choice(category.apps)
 
 
 def app_scene(draw: Draw, level: int, num_turns: int) -> Scene:
-    """Installed apps, one of each category, so that a request has one right app."""
+    """Installed apps, one of each category, so that a request has one right app.
+
+    In training some have made-up names; their requests name them.
+    """
     rng = draw.rng
     size = _list_size(rng, level) + (rng.choice((0, 0, 0, 10, 25)) if level == 2 else level * 3)
     categories = rng.sample(CATEGORIES, min(size, len(CATEGORIES)))
-    apps = [_app_of(draw, c) for c in categories]
-    asked = list(zip(categories, apps, strict=True))
+    by_app = {_app_of(draw, c): c for c in categories}
+    apps = list(by_app)
+    asked = [(category, app) for app, category in by_app.items()]
     rng.shuffle(asked)
     listing = block("Apps", apps)
     turns = tuple(Turn(_app_request(draw, c, a), a, tuple(apps)) for c, a in asked[:num_turns])

@@ -1,8 +1,8 @@
 """Word lists of the generator: people, places, things, times.
 
-Names, things, topics, places, cities and songs are split by :func:`split` into a training
-part and a held-out part that only evaluation rows use.  Closed lists (days, rooms,
-languages) are whole on both sides.
+Open lists (names, things, places, shops, songs) are split by :func:`split` into a training
+part and a held-out part that only evaluation rows use; in training, half of such entities
+are made up on the spot.  Closed lists (days, rooms, languages) are whole on both sides.
 """
 
 from __future__ import annotations
@@ -36,6 +36,36 @@ ROOMS = _LISTS["rooms"]
 DAYS = _LISTS["days"]
 LANGUAGES = _LISTS["languages"]
 WEATHER = _LISTS["weather"]
+ADJECTIVES = _LISTS["adjectives"]
+NOUNS = _LISTS["nouns"]
+VERBS = _LISTS["verbs"]
+
+INVENTED_SHARE = 0.5
+"""Share of training entities that are made up: a closed list would be learnt by heart."""
+
+_ONSETS = "b br c d dr f g gr h j k l m n p r s sh st t tr v w z".split()
+_VOWELS = "aeiou"
+_ENDINGS = ("", "", "", "n", "r", "s", "l", "x", "th", "ck", "ndo", "ley", "ra", "mi")
+
+
+def invented_word(rng: random.Random) -> str:
+    """A capitalised word of two or three syllables that no list holds."""
+    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)]
+    return ("".join(syllables) + rng.choice(_ENDINGS)).capitalize()
+
+
+def invented_thing(rng: random.Random) -> str:
+    """A noun, mostly with an adjective."""
+    noun = rng.choice(NOUNS)
+    return f"{rng.choice(ADJECTIVES)} {noun}" if rng.random() < 0.7 else noun
+
+
+def invented_brand(rng: random.Random) -> str:
+    """What a shop, song, app or network may be called."""
+    kind = rng.random()
+    if kind < 0.5:
+        return invented_thing(rng).title()
+    return invented_word(rng) if kind < 0.8 else f"{invented_word(rng)} {rng.choice(NOUNS).title()}"
 
 
 def split(entries: Sequence[str], held_out: bool) -> list[str]:
@@ -54,21 +84,36 @@ class Draw:
         """An entry of a split list from this side."""
         return self.rng.choice(split(entries, self.held_out))
 
+    def _is_invented(self) -> bool:
+        return not self.held_out and self.rng.random() < INVENTED_SHARE
+
+    def first_name(self) -> str:
+        return invented_word(self.rng) if self._is_invented() else self.one(FIRST_NAMES)
+
+    def thing(self, entries: Sequence[str]) -> str:
+        """Something written in lower case, from the list or made up."""
+        return invented_thing(self.rng) if self._is_invented() else self.one(entries)
+
+    def brand(self, entries: Sequence[str]) -> str:
+        """Something written as a name, from the list or made up."""
+        return invented_brand(self.rng) if self._is_invented() else self.one(entries)
+
     def some(self, entries: Sequence[str], count: int) -> list[str]:
         """Up to ``count`` different entries."""
         part = split(entries, self.held_out)
         return self.rng.sample(part, min(count, len(part)))
 
     def name(self) -> str:
-        first = self.one(FIRST_NAMES)
+        return self._with_last_name(self.first_name())
+
+    def _with_last_name(self, first: str) -> str:
         return f"{first} {self.one(LAST_NAMES)}" if self.rng.random() < 0.25 else first
 
     def names(self, count: int) -> list[str]:
         """Different people; no two share a first name."""
-        return [
-            f"{first} {self.one(LAST_NAMES)}" if self.rng.random() < 0.25 else first
-            for first in self.some(FIRST_NAMES, count)
-        ]
+        listed = self.some(FIRST_NAMES, count)
+        firsts = [invented_word(self.rng) if self._is_invented() else n for n in listed]
+        return [self._with_last_name(first) for first in dict.fromkeys(firsts)]
 
     def time(self) -> str:
         minute = self.rng.choice((0, 0, 15, 30, 30, 45, self.rng.randrange(60)))
@@ -93,11 +138,11 @@ class Draw:
         rng = self.rng
         home, away = rng.sample(TEAMS, 2)
         return {
-            "name": self.name(), "item": self.one(ITEMS), "shop": rng.choice(SHOPS),
-            "topic": self.one(TOPICS), "place": self.one(PLACES), "city": self.one(CITIES),
+            "name": self.name(), "item": self.thing(ITEMS), "shop": self.brand(SHOPS),
+            "topic": self.thing(TOPICS), "place": self.thing(PLACES), "city": self.brand(CITIES),
             "street": f"{rng.randint(1, 120)} {rng.choice(STREETS)} Street",
-            "food": rng.choice(FOODS), "song": self.one(SONGS), "genre": rng.choice(GENRES),
-            "home": home, "away": away, "wifi": rng.choice(WIFI), "device": rng.choice(DEVICES),
+            "food": self.thing(FOODS), "song": self.brand(SONGS), "genre": rng.choice(GENRES),
+            "home": home, "away": away, "wifi": self.brand(WIFI), "device": self.brand(DEVICES),
             "room": rng.choice(ROOMS), "day": rng.choice(DAYS), "lang": rng.choice(LANGUAGES),
             "weather": rng.choice(WEATHER), "time": self.time(), "amount": self.amount(),
             "percent": self.percent(), "n": self.number(2, 60), "phone": self.phone(),
