@@ -37,9 +37,11 @@ def _chat(model: FakeTextModel, level: float = 1.0) -> Chat:
     return Chat(model, 32, SamplingParams(), level=level)  # type: ignore[arg-type]
 
 
-def _type(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
+def _type(
+    monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException | type[BaseException]
+) -> None:
     """What a person enters at the prompt; the end of it is Ctrl-D."""
-    waiting = list(lines)
+    waiting: list[str | BaseException | type[BaseException]] = list(lines)
 
     def read(_prompt: str) -> str:
         line = waiting.pop(0) if waiting else EOFError
@@ -71,6 +73,15 @@ def test_an_empty_pipe_is_an_error(
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
     assert main(["run", "fake"]) == 2
     assert "no prompt" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_a_single_answer_ends_the_program(
+    model: FakeTextModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.before_token = lambda index: os.kill(os.getpid(), signal.SIGINT) if index == 1 else None
+    assert main(["run", "fake", "hello"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "one two\n" and "stopped" in err
 
 
 def test_a_level_is_run_as_asked(model: FakeTextModel) -> None:
@@ -215,6 +226,15 @@ def test_ctrl_c_twice_at_the_prompt_leaves(
     _chat(model).repl()
     assert len(model.asked) == 1
     assert capsys.readouterr().err.count("Ctrl-C again") == 2
+
+
+def test_bytes_that_are_no_text_do_not_end_the_chat(
+    model: FakeTextModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garbage = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    _type(monkeypatch, garbage, "hello")
+    _chat(model).repl()
+    assert "not UTF-8" in capsys.readouterr().err and len(model.asked) == 1
 
 
 def test_a_second_ctrl_c_during_an_answer_gets_through() -> None:

@@ -49,6 +49,11 @@ class Answer:
         return self.generation.tpot_ms
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether it was cancelled before its end."""
+        return self.generation.finish_reason == "cancelled"
+
+    @property
     def is_slo_met(self) -> bool:
         return self.choice is None or self.choice.limits.met_by(self.ttft_ms, self.tpot_ms)
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -50,7 +51,7 @@ class Chat:
         self._latency: LatencyModel | None = None
         self._pace = self._fixed(level) if slo is None else self._chosen(slo)
 
-    def answer(self, text: str) -> None:
+    def answer(self, text: str) -> Answer:
         """Stream the answer to stdout; Ctrl-C stops it and keeps what was said.
 
         Raises RequestError, and then forgets `text`.
@@ -69,6 +70,7 @@ class Chat:
         print(flush=True)
         _say(_status(found, self._pace.slo))
         self._messages = [*messages, {"role": "assistant", "content": found.generation.text}]
+        return found
 
     def repl(self) -> None:
         """Read prompts and commands until /bye, Ctrl-D, or Ctrl-C twice."""
@@ -76,21 +78,7 @@ class Chat:
             importlib.import_module("readline")  # Gives `input` editing and a history.
         levels = ", ".join(f"{level.ratio:g}" for level in self._model.levels)
         _say(f"{self._model.bundle.name}, levels {levels}; /help shows the commands")
-        interrupted = False
-        while True:
-            try:
-                line = input(_PROMPT if sys.stdout.isatty() else "").strip()
-            except EOFError:
-                _say("")
-                return
-            except KeyboardInterrupt:
-                if interrupted:
-                    _say("")
-                    return
-                interrupted = True
-                _say("\nCtrl-C again or /bye leaves")
-                continue
-            interrupted = False
+        for line in _typed_lines():
             if line == "/bye":
                 return
             self._obey(line)
@@ -166,6 +154,26 @@ def announce_calibration(budget_s: float) -> None:
     _say(f"measuring this device, once (at most {budget_s:.0f} s) ...")
 
 
+def _typed_lines() -> Iterator[str]:
+    """Lines from the terminal until Ctrl-D, or Ctrl-C twice in a row."""
+    interrupted = False
+    while True:
+        try:
+            line = input(_PROMPT if sys.stdout.isatty() else "")
+        except UnicodeDecodeError:
+            _say("error: that was not UTF-8 text")
+            continue
+        except (EOFError, KeyboardInterrupt) as key:
+            if interrupted or isinstance(key, EOFError):
+                _say("")
+                return
+            interrupted = True
+            _say("\nCtrl-C again or /bye leaves")
+            continue
+        interrupted = False
+        yield line.strip()
+
+
 def terminal_safe(text: str) -> str:
     """`text` without control characters other than line breaks and tabs."""
     return text.translate(_TERMINAL_SAFE)
@@ -201,6 +209,6 @@ def _status(found: Answer, slo: Slo | None) -> str:
         parts.append(f"SLO {slo} {'met' if found.is_slo_met else 'missed'}")
         if not strategy.feasible:
             parts.append("no level was predicted to meet it, this is the closest")
-    if found.generation.finish_reason == "cancelled":
+    if found.is_stopped:
         parts.append("stopped")
     return f"[{', '.join(parts)}]"

@@ -1,5 +1,6 @@
 """`pliant run`: chat with a model in the terminal, or answer one prompt."""
 
+import io
 import sys
 from typing import Annotated, cast
 
@@ -68,14 +69,17 @@ def run(
         raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character shows a question mark instead.
+        sys.stdout.reconfigure(errors="replace")
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped_prompt()
     with pliant.load(bundle, options) as model:
         chat = Chat(model, max_tokens, sampling, level=1.0 if level is None else level, slo=slo)
         if prompt is None:
             chat.repl()
-        else:
-            chat.answer(prompt)
+        elif chat.answer(prompt).is_stopped:
+            raise KeyboardInterrupt
 
 
 def _piped_prompt() -> str:
