@@ -36,7 +36,17 @@ def whole(pieces: tuple[Piece, ...]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-@pytest.mark.parametrize("source", [CHATML, LLAMA3, TOOLS, CHAT_TEMPLATE])
+OPERATIONS = (
+    "{{ 'a' ~ 1 ~ messages[0].role ~ ['x'] }}|{{ 'a' + 'b' }}|{{ [1] + [2] }}|{{ 3 * 'ab' }}"
+    "|{{ 2 ** 5 }}|{{ 7 % 4 }}|{{ '%s-%03d' % ('x', 5) }}|{{ '%s' | format('y') }}"
+    "|{{ 'a,b'.split(',') | join('+') }}|{{ messages | join('/', attribute='role') }}"
+    "|{{ 'banana' | replace('a', 'o', 2) }}|{{ 'banana'.replace('a', 'o') }}"
+    "|{{ 'x\ny' | indent(4, first=true) }}|{{ 'ab' | center(6) }}|{{ '{:>4}'.format('z') }}"
+    "|{{ ', '.join(['p', 'q']) }}|{{ '** {} {{}} %'.format(1) }}|{{ 1700000000 | string }}"
+)
+
+
+@pytest.mark.parametrize("source", [OPERATIONS, CHATML, LLAMA3, TOOLS, CHAT_TEMPLATE])
 @pytest.mark.parametrize("generate", [True, False])
 def test_renders_as_transformers_does(source: str, generate: bool) -> None:
     template = ChatTemplate(source, special_texts=SPECIAL_TOKENS, bos="<s>", eos="</s>")
@@ -146,6 +156,23 @@ def test_refuses_what_is_no_template(source: str) -> None:
         "{{ '%999999999d' % 1 }}",
         "{% for a in range(1000) %}{{ 'a' * 99999 }}{% endfor %}",
         "{{ range(10000000) }}",
+        "{{ lipsum(n=100000) }}",
+        "{% set n = namespace(x='a') %}"
+        "{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}"
+        "{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x * 9 %}{% endfor %}",
+        "{% set a = 'a' * 9999 %}{{ a.replace('a', a).replace('a', a) }}",
+        "{% set a = 'a' * 9999 %}{{ a | replace('a', a) | replace('a', a) }}",
+        "{% set a = 'a' * 9999999 %}{{ a.join(['a'] * 9999) }}",
+        "{% set a = 'a' * 9999999 %}{{ ([a] * 9999) | join }}",
+        "{{ 'a' | center(3000000000) }}",
+        "{{ 'a' | indent(width=3000000000, first=true) }}",
+        "{{ 'a'.ljust(3000000000) }}",
+        "{{ '{:>3000000000}'.format('a') }}",
+        "{{ '{:>{}}'.format('a', 3000000000) }}",
+        "{{ '%3000000000s' | format('a') }}",
+        "{{ '%*s' % (3000000000, 'a') }}",
         "{{ undefined_thing.attribute }}",
         "{{ raise_exception('no') }}",
     ],

@@ -19,13 +19,23 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
+from pliant.engine.template_limits import (
+    BINARY_OPERATORS,
+    check_call,
+    check_length,
+    check_operator,
+    concatenate,
+    guard_filters,
+)
 from pliant.errors import TemplateError
 
 MAX_SOURCE = 1024 * 1024
-MAX_OUTPUT = 16 * 1024 * 1024
-MAX_STEPS = 200_000
-MAX_REPEATED = 100_000
+MAX_STEPS = 50_000
+
+_LIMITED = "pliant_limited"
+_CONCATENATE = "pliant_concatenate"
 
 _steps: ContextVar[int] = ContextVar("steps")
 
@@ -45,14 +55,15 @@ class CompiledTemplate:
             extensions=["jinja2.ext.loopcontrols", _GenerationTag],
         )
         environment.filters["tojson"] = _tojson
-        environment.filters[_LIMIT] = _limited
+        environment.filters[_LIMITED] = _limited
+        environment.filters[_CONCATENATE] = concatenate
+        guard_filters(environment)
+        del environment.globals["lipsum"]
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
             tree = environment.parse(source)
-            for loop in tree.find_all(nodes.For):
-                loop.iter = nodes.Filter(loop.iter, _LIMIT, [], [], None, None)
-            code = environment.compile(tree)
+            code = environment.compile(_Limiter().visit(tree))
             self._template = environment.template_class.from_code(
                 environment, code, environment.make_globals(None)
             )
@@ -68,8 +79,7 @@ class CompiledTemplate:
             for part in self._template.generate(**variables):
                 parts.append(part)
                 length += len(part)
-                if length > MAX_OUTPUT:
-                    raise TemplateError(f"the chat template wrote over {MAX_OUTPUT} characters")
+                check_length(length)
         except TemplateError:
             raise
         except Exception as error:
@@ -83,9 +93,9 @@ class CompiledTemplate:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Counts calls, and refuses operators that make huge values from small ones."""
+    """Counts calls, and checks calls and operators that can make large values."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = BINARY_OPERATORS
 
     def call(
         __self,
@@ -95,16 +105,25 @@ class _Environment(ImmutableSandboxedEnvironment):
         **kwargs: Any,
     ) -> Any:
         _count_step()
+        check_call(__obj, args)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or (operator == "%" and isinstance(left, (str, bytes))):
-            raise TemplateError(f"chat templates may not use {operator} here")
-        if operator == "*" and not all(isinstance(value, (int, float)) for value in (left, right)):
-            size = len(left) * right if isinstance(right, int) else len(right) * left
-            if size > MAX_REPEATED:
-                raise TemplateError(f"the chat template makes a value of {size} elements")
+        check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
+
+
+class _Limiter(NodeTransformer):
+    """Counts the rounds of every loop and checks every concatenation."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, _LIMITED, [], [], None, None)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
+        self.generic_visit(node)
+        return nodes.Filter(nodes.List(node.nodes), _CONCATENATE, [], [], None, None)
 
 
 class _GenerationTag(Extension):
@@ -115,9 +134,6 @@ class _GenerationTag(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-_LIMIT = "pliant_limited"
 
 
 def _limited(values: Iterable[Any]) -> Iterator[Any]:
