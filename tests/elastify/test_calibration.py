@@ -54,3 +54,9 @@ def test_refuses_what_is_no_text(tmp_path: Path, name: str, content: bytes | Non
     tokenizer = load_tokenizer(make_folder(tmp_path / "model"))
     with pytest.raises(ElastifyError, match="calibration file"):
         read_calibration(path, tokenizer, windows=4, window_tokens=16)
+
+
+@pytest.mark.parametrize(("windows", "window_tokens"), [(0, 16), (4, 1)])
+def test_refuses_empty_windows(windows: int, window_tokens: int, calibration_file: Path) -> None:
+    with pytest.raises(ElastifyError, match="at least 1 of 2"):
+        read_calibration(calibration_file, None, windows, window_tokens)

@@ -68,6 +68,11 @@ def test_the_number_of_anchors_can_be_chosen(source: Path, calibration_file: Pat
     assert [level.ratio for level in bundle.levels] == [0.6, 1.0]
 
 
+def test_a_context_shorter_than_a_window(tmp_path: Path, calibration_file: Path) -> None:
+    source = make_folder(tmp_path / "short", max_position_embeddings=32)
+    assert elastic(source, calibration_file).architecture.context_length == 32
+
+
 def test_refuses_before_any_work(source: Path, calibration_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ElastifyError, match="'Q5_1' is not one of"):
         elastic(source, calibration_file, quantization="Q5_1")

@@ -3,10 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 from pliant.bundle import GgufFile, open_bundle
 from pliant.elastify.export import write_gguf
+from pliant.elastify.source import load_tokenizer
 from pliant.elastify.vocabulary import LLAMA3_SPLIT, read_vocabulary
 from pliant.errors import ElastifyError
 from support.llama_cpp_reference import reference_tokens
@@ -80,10 +81,16 @@ def test_llama_cpp_splits_text_the_same(spec: dict[str, Any], pre: str, tmp_path
     path = tmp_path / "model.gguf"
     write_gguf(make_model(vocab_size=400), vocabulary, path, "F16", "tiny")
     open_bundle(path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     # Metaspace adds no space before one that is there; SentencePiece and llama.cpp always do.
     texts = [text.lstrip() if spec["pre_tokenizer"] == METASPACE else text for text in TEXTS]
-    assert reference_tokens(path, texts) == [tokenizer(text)["input_ids"] for text in texts]
+    assert reference_tokens(path, texts) == [tokenizer.encode(t).ids for t in texts]
+
+
+def test_the_file_counts_and_not_the_class_named_beside_it(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, byte_level_spec(SMOLLM), tokenizer_class="GPT2Tokenizer")
+    expected = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("at 12345").ids
+    assert load_tokenizer(tmp_path)("at 12345")["input_ids"] == expected
 
 
 def test_tokens_have_their_kinds_and_unused_ids_are_filled(tmp_path: Path) -> None:
@@ -113,6 +120,14 @@ def test_what_the_file_says_of_the_tokenizer(tmp_path: Path) -> None:
     assert found == [1, 2, 0, True]
     assert "tokenizer.chat_template" not in metadata
     assert metadata["tokenizer.ggml.add_space_prefix"] is True
+
+
+def test_the_model_names_its_end_where_the_tokenizer_does_not(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, byte_level_spec(BYTE_LEVEL), bos_token=None, eos_token=None)
+    assert read_vocabulary(tmp_path, 320).eos is None
+    (tmp_path / "config.json").write_text('{"bos_token_id": 3, "eos_token_id": [4, 5]}')
+    vocabulary = read_vocabulary(tmp_path, 320)
+    assert (vocabulary.bos, vocabulary.eos, vocabulary.add_bos) == (3, 4, False)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,12 @@ def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: in
 
     A `.jsonl` file holds objects with `text`, one document each. A text shorter than one window
     gives one shorter window. Raises ElastifyError if the file is missing, is not text, or has
-    fewer than two tokens.
+    fewer than two tokens, and for less than one window of two tokens.
     """
+    if windows < 1 or window_tokens < 2:
+        raise ElastifyError(
+            f"{windows} windows of {window_tokens} tokens asked for; at least 1 of 2 is needed"
+        )
     try:
         content = path.read_bytes()
         text = content.decode("utf-8")

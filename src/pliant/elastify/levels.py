@@ -59,7 +59,7 @@ def choose_levels(
     search = _Search(architecture, frozenset(anchors), block)
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
-    for target in sorted(targets, reverse=True):
+    for target in sorted(set(targets), reverse=True):
         plan = search.largest(levels[-1].plan, target)
         if plan is None:
             notes += search.add_floor(levels, target)

@@ -72,6 +72,7 @@ def elastify(
     source, out = Path(hf_dir), Path(out).absolute()
     config, vocabulary = _check(source, out, quantization)
     tokenizer = load_tokenizer(source)
+    window_tokens = min(window_tokens, config.context_length)
     text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
     report(f"read {source}: {config.num_layers} layers; {text.num_tokens} calibration tokens")
     model = load_model(source)

@@ -55,7 +55,7 @@ class SourceConfig:
 
 def read_config(folder: Path) -> SourceConfig:
     """Reads and checks `config.json`; raises ElastifyError naming what is not supported."""
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     model_type = raw.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         supported = ", ".join(SUPPORTED_MODEL_TYPES)
@@ -116,16 +116,22 @@ def load_model(folder: Path) -> Any:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the folder; raises ElastifyError if there is none."""
-    names = ("tokenizer.json", "tokenizer.model")
-    if not any((folder / name).exists() for name in names):
-        raise ElastifyError(f"{folder} has no tokenizer ({' or '.join(names)})")
+    # The classes that tokenizer_config.json names replace parts of tokenizer.json by their own
+    # (GPT2Tokenizer drops SmolLM2's splitting of digits), so the file is taken as it is.
+    if (folder / "tokenizer.json").exists():
+        loader = transformers.PreTrainedTokenizerFast
+    elif (folder / "tokenizer.model").exists():
+        loader = transformers.AutoTokenizer
+    else:
+        raise ElastifyError(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return loader.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # missing sentencepiece, malformed JSON and others
         raise ElastifyError(f"the tokenizer in {folder} cannot be read: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder; raises ElastifyError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gguf import TokenType
 
-from pliant.elastify.source import load_tokenizer
+from pliant.elastify.source import load_tokenizer, read_json
 from pliant.errors import ElastifyError
 
 LLAMA3_SPLIT = (
@@ -58,6 +58,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     is_sentencepiece = bool(bpe.get("byte_fallback"))
     tokens, types = _tokens(spec, vocab_size, is_sentencepiece)
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
+    bos, eos = (_identifier(folder, tokenizer, name) for name in ("bos", "eos"))
     sample = tokenizer("a")["input_ids"]
     return Vocabulary(
         model="llama" if is_sentencepiece else "gpt2",
@@ -66,15 +67,25 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         types=tuple(types),
         scores=_scores(tokens, merges) if is_sentencepiece else (),
         merges=() if is_sentencepiece else tuple(merges),
-        bos=tokenizer.bos_token_id,
-        eos=tokenizer.eos_token_id,
+        bos=bos,
+        eos=eos,
         pad=tokenizer.pad_token_id,
         unk=tokenizer.unk_token_id,
-        add_bos=sample[0] == tokenizer.bos_token_id,
-        add_eos=sample[-1] == tokenizer.eos_token_id,
+        add_bos=sample[0] == bos,
+        add_eos=sample[-1] == eos,
         add_space_prefix=is_sentencepiece and _adds_space_prefix(spec),
         chat_template=_chat_template(tokenizer),
     )
+
+
+def _identifier(folder: Path, tokenizer: Any, name: str) -> int | None:
+    """The tokenizer's, else the model's: without one llama.cpp takes a token of its own."""
+    found = getattr(tokenizer, f"{name}_token_id")
+    if found is None and (folder / "config.json").exists():
+        found = read_json(folder / "config.json").get(f"{name}_token_id")
+    if isinstance(found, list):
+        found = found[0] if found else None
+    return None if found is None else int(found)
 
 
 def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
