@@ -122,9 +122,7 @@ def _widest(architecture: Architecture, ratio: float) -> Plan:
     heads = range(1, architecture.num_kv_heads + 1)
     widths = range(FF_STEP, architecture.ff + 1, FF_STEP)
     for kv_heads, ff in product(heads, widths):
-        plan = Plan(
-            (LayerPlan(kv_heads, architecture.heads_per_kv, ff),) * architecture.num_layers
-        )
+        plan = Plan((LayerPlan(kv_heads, architecture.heads_per_kv, ff),) * architecture.num_layers)
         cost = cost_ratio(architecture, plan)
         imbalance = abs(kv_heads / architecture.num_kv_heads - ff / architecture.ff)
         score = cost - imbalance

@@ -14,7 +14,6 @@ from pathlib import Path
 from _report import Report, parser, read_bandwidth_gb_s
 from _synthetic import LLAMA_1B, LLAMA_QUICK, make_bundle
 from _workers import DEPTH, Task, Worker, llama_worker, pliant_worker, spin
-
 from pliant.bundle import Bundle, open_bundle
 from pliant.ggml.types import GgmlType
 
@@ -117,7 +116,9 @@ class Bench:
             resident.append(worker.run(Task("memory")))
             worker.close()
         alone, every = resident
-        self.report.row(type=type_.name, resident_full_mib=alone >> 20, resident_all_mib=every >> 20)
+        self.report.row(
+            type=type_.name, resident_full_mib=alone >> 20, resident_all_mib=every >> 20
+        )
         self.report.at_most(f"{type_.name} resident memory, all levels", 1.05, every / alone)
 
     def busy(self, bundle: Bundle) -> None:
@@ -163,9 +164,7 @@ class Bench:
         for worker in (ours, theirs):
             worker.close()
         for name, seconds in times.items():
-            self.report.row(
-                engine=name, model="pocket", step_us=statistics.median(seconds) * 1e6
-            )
+            self.report.row(engine=name, model="pocket", step_us=statistics.median(seconds) * 1e6)
         ratio = _median_ratio(times["pliant"], times["llama.cpp"])
         self.report.at_most("pocket decode step against llama.cpp", 1.3, ratio)
 
