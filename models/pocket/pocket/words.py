@@ -43,7 +43,32 @@ VERBS = _LISTS["verbs"]
 INVENTED_SHARE = 0.5
 """Share of training entities that are made up: a closed list would be learnt by heart."""
 
-_ONSETS = "b br c d dr f g gr h j k l m n p r s sh st t tr v w z".split()
+_ONSETS = [
+    "b",
+    "br",
+    "c",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "sh",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+]
 _VOWELS = "aeiou"
 _ENDINGS = ("", "", "", "n", "r", "s", "l", "x", "th", "ck", "ndo", "ley", "ra", "mi")
 
