@@ -19,6 +19,7 @@ def test_the_overhead_of_a_real_token_loop(tmp_path: Path, template: str) -> Non
     assert overhead.request_ms >= 0 and overhead.prompt_token_ms >= 0 and overhead.step_ms > 0
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_a_real_model_is_calibrated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
     bundle = make_tiny_bundle(tmp_path / "tiny")

@@ -17,7 +17,7 @@ LATENCY = make_latency()
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_machine: None) -> None:
     monkeypatch.setenv("PLIANT_CACHE", str(tmp_path))
 
 
@@ -83,6 +83,35 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "file"))
     assert load_or_calibrate(model) == LATENCY
+
+
+def test_what_was_measured_on_a_busy_machine_is_used_but_not_kept(
+    model: Any,
+    calibrations: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model.engine.threads = store.BusyCores().cores
+    monkeypatch.setattr("pliant.slo.store.BusyCores.others", lambda self: 0.9)
+    assert load_or_calibrate(model) == LATENCY
+    assert "busy meanwhile" in caplog.text
+    model.engine.threads = 1
+    monkeypatch.setattr("pliant.slo.store.BusyCores.others", lambda self: self.cores - 1.0)
+    for _ in range(2):
+        load_or_calibrate(model)
+    assert len(calibrations) == 2
+
+
+def test_busy_cores_are_those_of_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # The real `others`, on times that are given.
+    now = SimpleNamespace(wall=100.0, user=10.0, nice=5.0, system=1.0, own=3.0)
+    monkeypatch.setattr(store.time, "monotonic", lambda: now.wall)
+    monkeypatch.setattr(store.psutil, "cpu_times", lambda: now)
+    process = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=now.own, system=0.0))
+    monkeypatch.setattr(store.psutil, "Process", lambda: process)
+    load = store.BusyCores()
+    now.wall, now.user, now.nice, now.system, now.own = 110.0, 24.0, 10.0, 2.0, 18.0
+    assert load.others() == pytest.approx(((14 + 5 + 1) - 15) / 10)
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

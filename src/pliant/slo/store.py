@@ -9,9 +9,12 @@ import logging
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from pliant.errors import CorruptFileError
 from pliant.paths import cache_folder
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 # A file of nine levels takes 3 KiB; nothing larger than this is read.
 _MAX_FILE_BYTES = 1 << 20
 
+# The system itself is never quite idle.
+_TOLERATED_BUSY_CORES = 0.25
+
 
 def load_or_calibrate(
     model: "ElasticModel",
@@ -36,7 +42,8 @@ def load_or_calibrate(
     """This machine's latency model of `model`: from the cache, else measured now and kept.
 
     `before_calibration` is told the budget in seconds when a measurement is about to begin.
-    A cache folder that cannot be written costs a measurement per start, not the request.
+    What was measured while other programs took the cores is used but not kept. A cache folder
+    that cannot be written costs a measurement per start, not the request.
     """
     identity = describe(model)
     path = cache_folder() / "latency" / f"{_digest(identity)}.json"
@@ -45,12 +52,35 @@ def load_or_calibrate(
         return latency
     if before_calibration is not None:
         before_calibration(budget_s)
+    load = BusyCores()
     latency = calibrate(model, budget_s)
+    if load.others() + model.engine.threads > load.cores + _TOLERATED_BUSY_CORES:
+        logger.warning("other programs were busy meanwhile: the next start measures again")
+        return latency
     try:
         write(path, identity, latency)
     except OSError as error:
         logger.warning("cannot keep the latency model in %s: %s", path, error)
     return latency
+
+
+class BusyCores:
+    """How many cores, on average since it was made, other programs kept busy."""
+
+    def __init__(self) -> None:
+        self.cores = psutil.cpu_count() or 1
+        self._process = psutil.Process()
+        self._begin = time.monotonic()
+        self._before_s = self._seconds()
+
+    def others(self) -> float:
+        return (self._seconds() - self._before_s) / max(time.monotonic() - self._begin, 1e-3)
+
+    def _seconds(self) -> float:
+        """Processor time so far of all programs, niced ones too, but this one."""
+        total, own = psutil.cpu_times(), self._process.cpu_times()
+        busy = total.user + getattr(total, "nice", 0.0) + total.system
+        return float(busy - own.user - own.system)
 
 
 def describe(model: "ElasticModel") -> dict[str, Any]:
@@ -64,7 +94,7 @@ def describe(model: "ElasticModel") -> dict[str, Any]:
         "model": model.bundle.sha256,
         "levels": hashlib.sha256(json.dumps(levels).encode()).hexdigest(),
         "cpu": cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": psutil.cpu_count(),
         "threads": engine.threads,
         "layout": engine.options.layout,
         "kv_type": engine.options.kv_type,
