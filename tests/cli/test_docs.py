@@ -66,7 +66,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_folder(folder / "my-llama")
     make_tiny_gguf(folder / "my-model.gguf")
     make_tiny_bundle(folder / "my-bundle")
-    make_tiny_bundle(folder / "home" / "bundles" / "pocket")
+    make_tiny_bundle(folder / "home" / "bundles" / "pocket", context=1024)
+    shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
     (folder / "calibration.txt").write_text("".join(CORPUS) * 8)
     return folder
 
@@ -105,7 +106,6 @@ def test_python_example_runs(code: str, workplace: Path, environment: dict[str, 
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
 
 
 def test_every_exemption_is_needed() -> None:
