@@ -43,11 +43,11 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@mkdir -p results
-	@set -e; for script in benchmarks/[!_]*.py; do \
+	@failed=; for script in benchmarks/[!_]*.py; do \
 		name=$$(basename $$script .py); \
 		echo "== $$name"; \
-		$(BIN)/python $$script --json results/$$name.json $(ARGS); \
-	done
+		$(BIN)/python $$script --json results/$$name.json $(ARGS) || failed="$$failed $$name"; \
+	done; if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
