@@ -1,7 +1,6 @@
 """Forward passes of any plan over one set of weights."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bundle import Bundle, Plan
-from pliant.engine.graph import Graph, Model
+from pliant.engine.graph import Model
+from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
 from pliant.engine.layout import LayoutPolicy
@@ -18,13 +18,12 @@ from pliant.engine.span import Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
 from pliant.errors import ContextOverflowError, PlanError, RequestError
-from pliant.ggml.backend import Backend, GraphAllocator
+from pliant.ggml.backend import Backend
 from pliant.ggml.cpu import cpu_features
 
 MAX_BATCH = 512
 DEFAULT_CONTEXT = 8192
-_KV_BUCKET = 256
-_MAX_GRAPHS = 64
+_WARM_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,16 @@ class Engine:
         self._weights = Weights(bundle, policy)
         self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
         self._inputs = Inputs(MAX_BATCH, self.context_length)
-        self._model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        self._graphs = GraphCache(model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
-        self._allocator = GraphAllocator()
-        self._graphs: OrderedDict[tuple[int, tuple[SpanShape, ...]], Graph] = OrderedDict()
         self._plans: dict[Plan, Plan] = {}
         self._plan: Plan | None = None
         self._lock = threading.Lock()
         self._closed = False
+        plans = [self._known(level.plan) for level in reversed(bundle.levels)]
+        self._graphs.warm(plans, self.context_length, _WARM_SECONDS)
 
     @property
     def threads(self) -> int:
@@ -71,7 +71,7 @@ class Engine:
     @property
     def memory(self) -> MemoryUse:
         return MemoryUse(
-            self._weights.mapped_bytes, self._weights.copied_bytes, self._allocator.nbytes
+            self._weights.mapped_bytes, self._weights.copied_bytes, self._graphs.nbytes
         )
 
     def forward(self, plan: Plan, spans: Sequence[Span]) -> NDArray[np.float32]:
@@ -88,8 +88,10 @@ class Engine:
             plan = self._known(plan)
             self._check(spans)
             shapes = tuple([self._shape(span) for span in spans])
-            graph = self._graph(plan, shapes)
-            self._inputs.write(spans, [s.kv_length for s in shapes], [s.kv_row for s in shapes])
+            rows = [self._kv.first_row(span.slot) for span in spans]
+            graph = self._graphs.get(plan, shapes)
+            graph.use_slots(rows)
+            self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
             self._backend.threads = self._threads.current()
             self._backend.compute(graph.address)
             return graph.logits.copy()
@@ -109,39 +111,16 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
-            self._drop_graphs()
-            self._allocator.close()
+            self._graphs.close()
             self._backend.close()
             self._inputs.close()
             self._kv.close()
             self._weights.close()
 
-    def _graph(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
-        key = (id(plan), shapes)
-        graph = self._graphs.get(key)
-        if graph is not None:
-            self._graphs.move_to_end(key)
-            return graph
-        graph = Graph(self._model, plan, shapes)
-        generation = self._allocator.generation
-        self._allocator.allocate(graph.address)
-        if self._allocator.generation != generation:
-            self._drop_graphs()
-        while len(self._graphs) >= _MAX_GRAPHS:
-            self._graphs.popitem(last=False)[1].close()
-        self._graphs[key] = graph
-        return graph
-
-    def _drop_graphs(self) -> None:
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
-
     def _shape(self, span: Span) -> SpanShape:
         end = span.start + len(span.tokens)
-        kv_length = min(-(-end // _KV_BUCKET) * _KV_BUCKET, self.context_length)
-        row = self._kv.first_row(span.slot)
-        return SpanShape(len(span.tokens), kv_length, row, span.num_outputs)
+        kv_length = min(-(-end // KV_BUCKET) * KV_BUCKET, self.context_length)
+        return SpanShape(len(span.tokens), kv_length, span.num_outputs)
 
     def _known(self, plan: Plan) -> Plan:
         """The plan checked before that equals `plan`, so that its identity can stand for it.

@@ -41,12 +41,17 @@ class Graph:
 
     def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
         layers = len(plan.layers)
-        groups = model.architecture.num_kv_heads
         per_layer = _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * len(spans)
-        size = layers * (per_layer + _TENSORS_PER_GROUP * groups) + 64
+        if any(layer.heads_per_kv < model.architecture.heads_per_kv for layer in plan.layers):
+            per_layer += _TENSORS_PER_GROUP * model.architecture.num_kv_heads
+        size = layers * per_layer + 64
         self._context = Context(max_tensors=size, graph_size=size)
         self.address = self._context.new_graph(size)
-        self._logits = _Builder(model, self._context, self.address, spans).build(plan)
+        builder = _Builder(model, self._context, self.address, spans)
+        self._logits = builder.build(plan)
+        self._cached = builder.cached
+        self._row_bytes = model.kv.row_bytes
+        self._first_rows = [0] * len(spans)
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
     @cached_property
@@ -59,12 +64,24 @@ class Graph:
             return np.empty((0, self._logits_shape[1]), dtype=np.float32)
         return self._logits.numpy().reshape(self._logits_shape)
 
+    def use_slots(self, first_rows: list[int]) -> None:
+        """Let the spans attend to the slots that begin at these rows of the cache."""
+        if first_rows == self._first_rows:
+            return
+        for row, tensors in zip(first_rows, self._cached, strict=True):
+            for view, cache in tensors:
+                view.point_to(cache + row * self._row_bytes)
+        self._first_rows = first_rows
+
     def close(self) -> None:
         self._context.close()
 
 
 class _Builder:
-    """Adds one sub-model's computation to a graph."""
+    """Adds one sub-model's computation to a graph.
+
+    `cached` are, per span, the views into the cache with the address of the cache's first row.
+    """
 
     def __init__(
         self, model: Model, context: Context, graph: int, spans: tuple[SpanShape, ...]
@@ -76,6 +93,7 @@ class _Builder:
         self._graph = graph
         self._spans = spans
         self._n = sum(span.length for span in spans)
+        self.cached: list[list[tuple[Tensor, int]]] = [[] for _ in spans]
         inputs = model.inputs
         self._tokens = context.view(inputs.tokens, (self._n,))
         self._positions = context.view(inputs.positions, (self._n,))
@@ -130,15 +148,15 @@ class _Builder:
         self._store_kv(x, index, layer)
         parts = []
         start = 0
-        for span, mask in zip(self._spans, self._masks, strict=True):
+        for number, (span, mask) in enumerate(zip(self._spans, self._masks, strict=True)):
             part = self._c.view(
                 query,
                 (self._a.head_dim, layer.heads, span.length),
                 query.strides[1:3],
                 start * query.strides[2],
             )
-            keys = self._cached(self._kv.keys[index], span, layer.kv_heads)
-            values = self._cached(self._kv.values[index], span, layer.kv_heads)
+            keys = self._view_cache(self._kv.keys[index], number, layer.kv_heads)
+            values = self._view_cache(self._kv.values[index], number, layer.kv_heads)
             parts.append(self._attend(part, keys, values, mask))
             start += span.length
         attended = reduce(lambda a, b: self._c.concat(a, b, 1), parts)
@@ -152,11 +170,13 @@ class _Builder:
         attended = c.flash_attention(c.permute(query, 0, 2, 1, 3), keys, values, mask, scale)
         return c.reshape(attended, head_dim * heads, length)
 
-    def _cached(self, cache: Tensor, span: SpanShape, kv_heads: int) -> Tensor:
+    def _view_cache(self, cache: Tensor, number: int, kv_heads: int) -> Tensor:
         """The first `kv_heads` heads of a slot's rows: [head_dim, kv_length, kv_heads]."""
-        shape = (self._a.head_dim, span.kv_length, kv_heads)
-        strides = (self._kv.row_bytes, self._kv.head_bytes())
-        return self._c.view(cache, shape, strides, span.kv_row * self._kv.row_bytes)
+        shape = (self._a.head_dim, self._spans[number].kv_length, kv_heads)
+        view = self._c.view(cache, shape, (self._kv.row_bytes, self._kv.head_bytes))
+        assert cache.data is not None
+        self.cached[number].append((view, cache.data))
+        return view
 
     def _query(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
         """[head_dim, heads, n], rotated."""

@@ -24,7 +24,6 @@ class KvCache:
         self.type = _TYPES[kv_type]
         self.slots = slots
         self.context_length = context_length
-        self._head_dim = architecture.head_dim
         if architecture.head_dim % TYPE_SIZES[self.type].block:
             raise UnsupportedModelError(
                 f"kv_type {kv_type} needs a head size in multiples of "
@@ -33,6 +32,7 @@ class KvCache:
         width = architecture.num_kv_heads * architecture.head_dim
         rows = slots * context_length
         self.row_bytes = row_size(self.type, width)
+        self.head_bytes = row_size(self.type, architecture.head_dim)
         size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
         count = 2 * architecture.num_layers
         self._buffer = Buffer.zeroed(size * count)
@@ -48,10 +48,6 @@ class KvCache:
             :, : self.row_bytes * rows
         ]
         self._rows = planes.reshape(count, rows, self.row_bytes)
-
-    def head_bytes(self) -> int:
-        """Bytes of one head of one token."""
-        return row_size(self.type, self._head_dim)
 
     def first_row(self, slot: int) -> int:
         return slot * self.context_length

@@ -28,12 +28,11 @@ class Span:
 
 
 class SpanShape(NamedTuple):
-    """What a graph fixes about a span. `kv_length` is padded; `kv_row` the slot's first row.
+    """What a graph fixes about a span; `kv_length` is padded, the slot can change.
 
     A named tuple because every step makes and hashes one.
     """
 
     length: int
     kv_length: int
-    kv_row: int
     outputs: int

@@ -47,4 +47,5 @@ class ThreadGovernor:
     def _busy_seconds_of_others(self) -> float:
         total = psutil.cpu_times()
         own = self._process.cpu_times()
-        return float(total.user + total.system - own.user - own.system)
+        niced = getattr(total, "nice", 0.0)
+        return float(total.user + niced + total.system - own.user - own.system)

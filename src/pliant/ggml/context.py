@@ -108,9 +108,8 @@ class Context:
 
     def mul_mat(self, weight: Tensor, x: Tensor) -> Tensor:
         """weight [k, m] times x [k, n] -> [m, n] in F32."""
-        if weight.shape[0] != x.shape[0] or any(
-            n % m for n, m in zip(x.shape[2:], weight.shape[2:], strict=True)
-        ):
+        (k, _, w2, w3), (n, _, x2, x3) = weight.shape, x.shape
+        if k != n or x2 % w2 or x3 % w3:
             raise TensorError(f"cannot multiply {weight.describe()} with {x.describe()}")
         if x.type != GgmlType.F32:
             raise TensorError(f"activations must be F32, got {x.describe()}")

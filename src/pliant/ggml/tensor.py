@@ -1,9 +1,9 @@
 """A tensor: its address in ggml's memory, and the shape and type Python checks against."""
 
 import ctypes
-from dataclasses import dataclass
+import struct
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,16 @@ _NUMPY_TYPES: dict[GgmlType, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """`shape` and `strides` (bytes) are in ggml's order, fastest dimension first, 4 of each."""
+# The start of struct ggml_tensor: type, buffer, ne[4], nb[4].
+_HEAD = struct.Struct("i4xQ4q4Q")
+_TYPES = {int(type_): type_ for type_ in GgmlType}
+
+
+class Tensor(NamedTuple):
+    """`shape` and `strides` (bytes) are in ggml's order, fastest dimension first, 4 of each.
+
+    A named tuple, and read in one piece, because a graph makes hundreds of them.
+    """
 
     address: int
     type: GgmlType
@@ -34,18 +41,22 @@ class Tensor:
         """Read a tensor that ggml just made. Raises TensorError if it made none."""
         if not address:
             raise TensorError("ggml could not make a tensor: its context is full")
-        struct = TensorStruct.from_address(address)
-        ne, nb = struct.ne, struct.nb
-        return cls(
-            address,
-            GgmlType(struct.type),
-            (ne[0], ne[1], ne[2], ne[3]),
-            (nb[0], nb[1], nb[2], nb[3]),
-        )
+        kind, _, *sizes = _HEAD.unpack(ctypes.string_at(address, _HEAD.size))
+        return cls(address, _TYPES[kind], tuple(sizes[:4]), tuple(sizes[4:]))
 
     @property
     def nbytes(self) -> int:
         return row_size(self.type, self.shape[0]) * prod(self.shape[1:])
+
+    @property
+    def data(self) -> int | None:
+        """Address of the tensor's memory, None before it has some."""
+        address: int | None = TensorStruct.from_address(self.address).data
+        return address
+
+    def point_to(self, data: int) -> None:
+        """Let the tensor use other memory of the same layout (another slot's cache, say)."""
+        TensorStruct.from_address(self.address).data = data
 
     @property
     def is_contiguous(self) -> bool:
@@ -57,7 +68,7 @@ class Tensor:
         Valid as long as the buffer that holds the tensor. Raises TensorError if the tensor has
         no memory yet, is not contiguous, or is of a quantized type.
         """
-        data = TensorStruct.from_address(self.address).data
+        data = self.data
         dtype = _NUMPY_TYPES.get(self.type)
         if data is None or dtype is None or not self.is_contiguous:
             raise TensorError(f"no array view of a {self.describe()}: unallocated or not plain")

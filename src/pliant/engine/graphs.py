@@ -1,0 +1,88 @@
+"""Built graphs, kept for the next call of the same shape."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import product
+from time import perf_counter
+
+from pliant.bundle import Plan
+from pliant.engine.graph import Graph, Model
+from pliant.engine.span import SpanShape
+from pliant.ggml.backend import GraphAllocator
+
+KV_BUCKET = 256
+_STEP_TOKENS = 16
+_MAX_STEPS = 256
+_MAX_PROMPTS = 32
+
+_Key = tuple[int, tuple[SpanShape, ...]]
+
+
+class GraphCache:
+    """Owns graphs and the memory of intermediate results they share.
+
+    Steps (few tokens) and prompts are kept apart, so that prompts of many lengths do not drive
+    out the steps that every answer needs. Plans are told apart by identity: give the same object.
+    """
+
+    def __init__(self, model: Model, max_batch: int) -> None:
+        self._model = model
+        self._allocator = GraphAllocator()
+        self._steps: OrderedDict[_Key, Graph] = OrderedDict()
+        self._prompts: OrderedDict[_Key, Graph] = OrderedDict()
+        self._reserve(max_batch)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory reserved for intermediate results."""
+        return self._allocator.nbytes
+
+    def get(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
+        is_step = sum(shape.length for shape in shapes) <= _STEP_TOKENS
+        graphs, limit = (self._steps, _MAX_STEPS) if is_step else (self._prompts, _MAX_PROMPTS)
+        key = (id(plan), shapes)
+        graph = graphs.get(key)
+        if graph is not None:
+            graphs.move_to_end(key)
+            return graph
+        graph = self._build(plan, shapes)
+        while len(graphs) >= limit:
+            graphs.popitem(last=False)[1].close()
+        graphs[key] = graph
+        return graph
+
+    def warm(self, plans: Iterable[Plan], context_length: int, seconds: float) -> None:
+        """Build decode steps beforehand, shortest contexts first, for at most `seconds`."""
+        begin = perf_counter()
+        lengths = range(KV_BUCKET, context_length + KV_BUCKET, KV_BUCKET)
+        for length, plan in product(lengths, list(plans)):
+            if perf_counter() - begin >= seconds:
+                return
+            self.get(plan, (SpanShape(1, min(length, context_length), 1),))
+
+    def close(self) -> None:
+        self._drop()
+        self._allocator.close()
+
+    def _reserve(self, max_batch: int) -> None:
+        """Take the memory of the largest graph now, so that it need not move later."""
+        architecture = self._model.architecture
+        kv_length = self._model.kv.context_length
+        length = min(max_batch, kv_length)
+        shapes = (SpanShape(length, kv_length, 1),)
+        self._build(Plan.full(architecture), shapes).close()
+
+    def _build(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
+        graph = Graph(self._model, plan, shapes)
+        generation = self._allocator.generation
+        self._allocator.allocate(graph.address)
+        if self._allocator.generation != generation:
+            self._drop()
+        return graph
+
+    def _drop(self) -> None:
+        """The shared memory moved, or goes: nothing built in it can run any more."""
+        for graph in (*self._steps.values(), *self._prompts.values()):
+            graph.close()
+        self._steps.clear()
+        self._prompts.clear()
