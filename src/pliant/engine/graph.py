@@ -215,8 +215,7 @@ class _Builder:
             (self._kv.keys[index], c.reshape(key, width, self._n)),
             (self._kv.values[index], value),
         ):
-            target = c.view(cache, (width, cache.shape[1]), (self._kv.row_bytes,))
-            self._expand(c.set_rows(target, values, self._kv_rows))
+            self._expand(c.set_rows(self._kv.target(cache, width), values, self._kv_rows))
 
     def _store_only(self, x: Tensor, index: int, layer: LayerPlan) -> None:
         """The last layer of a prompt chunk whose logits nobody wants."""

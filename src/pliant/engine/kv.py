@@ -6,6 +6,7 @@ smaller level. Pages take physical memory only once written.
 
 from pliant.bundle import Architecture
 from pliant.engine.options import KvType
+from pliant.engine.views import Views
 from pliant.errors import UnsupportedModelError
 from pliant.ggml.context import Context
 from pliant.ggml.memory import ALIGNMENT, Buffer
@@ -35,6 +36,7 @@ class KvCache:
         self.head_bytes = row_size(self.type, architecture.head_dim)
         size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
         count = 2 * architecture.num_layers
+        self._views = Views()
         self._buffer = Buffer.zeroed(size * count)
         self._context = Context(max_tensors=count)
         tensors = []
@@ -49,6 +51,10 @@ class KvCache:
         ]
         self._rows = planes.reshape(count, rows, self.row_bytes)
 
+    def target(self, cache: Tensor, width: int) -> Tensor:
+        """The first `width` columns of every row of a cache tensor, to write into."""
+        return self._views.prefix(cache, width, cache.shape[1])
+
     def first_row(self, slot: int) -> int:
         return slot * self.context_length
 
@@ -58,5 +64,6 @@ class KvCache:
         self._rows[:, start : start + length] = self._rows[:, first : first + length]
 
     def close(self) -> None:
+        self._views.close()
         self._context.close()
         self._buffer.close()

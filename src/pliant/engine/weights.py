@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pliant.bundle import Architecture, Bundle, GgufFile, Level
 from pliant.engine.layout import LayoutPolicy
+from pliant.engine.views import Views
 from pliant.errors import PlanError
 from pliant.ggml.context import Context
 from pliant.ggml.memory import ALIGNMENT, Buffer, can_repack, write
@@ -45,6 +46,7 @@ class Matrix:
 
     name: str
     plain: Tensor
+    views: Views
     segments: tuple[Segment, ...] = ()
     plain_from: int | None = None
 
@@ -64,7 +66,7 @@ class Matrix:
             )
         large = self.plain_from is not None and x.shape[1] >= self.plain_from
         if first_row or first_column or large or not self._has_fast_rows(rows):
-            return c.mul_mat(self._plain_view(c, columns, rows, first_row, first_column), x)
+            return c.mul_mat(self._plain_view(columns, rows, first_row, first_column), x)
         return self._multiply_segments(c, x, rows)
 
     def _has_fast_rows(self, rows: int) -> bool:
@@ -81,24 +83,23 @@ class Matrix:
             if segment.stop > columns:
                 break
             part = _columns(c, x, segment.start, segment.stop, contiguous=segment.repacked)
-            product = c.mul_mat(_first_rows(c, segment.tensor, rows), part)
+            product = c.mul_mat(self._first_rows(segment.tensor, rows), part)
             total = product if total is None else c.add(total, product)
             covered = segment.stop
         if covered < columns:
-            weight = self._plain_view(c, columns - covered, rows, 0, covered)
+            weight = self._plain_view(columns - covered, rows, 0, covered)
             rest = c.mul_mat(weight, _columns(c, x, covered, columns, contiguous=False))
             total = rest if total is None else c.add(total, rest)
         assert total is not None
         return total
 
-    def _plain_view(
-        self, c: Context, columns: int, rows: int, first_row: int, first_column: int
-    ) -> Tensor:
+    def _plain_view(self, columns: int, rows: int, first_row: int, first_column: int) -> Tensor:
         weight = self.plain
-        if (columns, rows) == weight.shape[:2]:
-            return weight
         offset = first_row * weight.strides[1] + row_size(weight.type, first_column)
-        return c.view(weight, (columns, rows), (weight.strides[1],), offset)
+        return self.views.prefix(weight, columns, rows, offset)
+
+    def _first_rows(self, weight: Tensor, rows: int) -> Tensor:
+        return self.views.prefix(weight, weight.shape[0], rows)
 
 
 class Weights:
@@ -111,6 +112,7 @@ class Weights:
         self._buffers = [Buffer.over(self._file)]
         self._context = Context(max_tensors=len(bundle.gguf.tensors) * (MAX_SEGMENTS + 1))
         self._tensors = {name: self._map(name) for name in bundle.gguf.tensors}
+        self._views = Views()
         self.copied_bytes = 0
         bounds = segment_bounds(bundle.architecture, bundle.levels)
         self.matrices: dict[str, Matrix] = {}
@@ -139,6 +141,7 @@ class Weights:
 
     def close(self) -> None:
         """Free everything; graphs that use these weights must be gone."""
+        self._views.close()
         self._context.close()
         for buffer in reversed(self._buffers):
             buffer.close()
@@ -159,12 +162,14 @@ class Weights:
         repack = self._policy.repacks and can_repack(plain.type, rows)
         cut = bool(bounds) and self._policy.cuts(repack)
         if not repack and not cut:
-            return Matrix(name, plain)
+            return Matrix(name, plain, self._views)
         block = TYPE_SIZES[plain.type].block
         inner = [bound for bound in bounds if cut and bound % block == 0]
         edges = [0, *inner, columns]
         segments = tuple(self._copy(name, start, stop, repack) for start, stop in pairwise(edges))
-        return Matrix(name, plain, segments, self._policy.plain_from(plain.type, repack))
+        return Matrix(
+            name, plain, self._views, segments, self._policy.plain_from(plain.type, repack)
+        )
 
     def _copy(self, name: str, start: int, stop: int, repack: bool) -> Segment:
         plain = self._tensors[name]
@@ -217,12 +222,6 @@ def _even_cuts(widths: set[int], full: int) -> tuple[int, ...]:
 def _read(path: Path, offset: int, nbytes: int) -> NDArray[np.uint8]:
     """Read without touching the mapping, whose pages would count as resident."""
     return np.fromfile(path, dtype=np.uint8, count=nbytes, offset=offset)
-
-
-def _first_rows(c: Context, weight: Tensor, rows: int) -> Tensor:
-    if rows == weight.shape[1]:
-        return weight
-    return c.view(weight, (weight.shape[0], rows), (weight.strides[1],))
 
 
 def _columns(c: Context, x: Tensor, start: int, stop: int, *, contiguous: bool) -> Tensor:

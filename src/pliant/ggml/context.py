@@ -6,7 +6,7 @@ from types import TracebackType
 from pliant.errors import GgmlError, TensorError
 from pliant.ggml.declarations import InitParams, bind
 from pliant.ggml.tensor import Tensor, pad_shape
-from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
+from pliant.ggml.types import TYPE_SIZES, GgmlType
 
 ROPE_NORMAL = 0
 
@@ -70,20 +70,20 @@ class Context:
         offset: int = 0,
     ) -> Tensor:
         """A window into `a`: `strides` are the bytes of dimensions 1.. (default: contiguous)."""
-        ne = pad_shape(shape)
-        block = TYPE_SIZES[a.type].block
-        if ne[0] % block:
-            raise TensorError(f"a view of {a.describe()} must start rows in blocks of {block}")
-        nb = list(strides[:3])
-        while len(nb) < 3:
-            nb.append(row_size(a.type, ne[0]) if not nb else nb[-1] * ne[len(nb)])
-        last = offset + sum((n - 1) * b for n, b in zip(ne[1:], nb, strict=True))
-        end = last + row_size(a.type, ne[0])
-        limit = sum((n - 1) * b for n, b in zip(a.shape[1:], a.strides[1:], strict=True))
-        limit += row_size(a.type, a.shape[0])
-        if offset < 0 or end > limit:
+        ne0, ne1, ne2, ne3 = pad_shape(shape)
+        size = TYPE_SIZES[a.type]
+        if ne0 % size.block:
+            raise TensorError(f"rows of a view of {a.describe()} are whole blocks of {size.block}")
+        row = ne0 // size.block * size.nbytes
+        nb1 = strides[0] if strides else row
+        nb2 = strides[1] if len(strides) > 1 else nb1 * ne1
+        nb3 = strides[2] if len(strides) > 2 else nb2 * ne2
+        end = offset + row + (ne1 - 1) * nb1 + (ne2 - 1) * nb2 + (ne3 - 1) * nb3
+        if offset < 0 or end > a.extent:
             raise TensorError(f"view {list(shape)} at byte {offset} leaves {a.describe()}")
-        return Tensor.at(self._c.view_4d(self._address, a.address, *ne, *nb, offset))
+        return Tensor.at(
+            self._c.view_4d(self._address, a.address, ne0, ne1, ne2, ne3, nb1, nb2, nb3, offset)
+        )
 
     def reshape(self, a: Tensor, *shape: int) -> Tensor:
         ne = pad_shape(shape)
@@ -220,7 +220,8 @@ def _count(shape: tuple[int, int, int, int]) -> int:
 
 def _check_repeatable(a: Tensor, b: Tensor, verb: str) -> None:
     """ggml repeats `b` to the shape of `a`."""
-    if any(n % m for n, m in zip(a.shape, b.shape, strict=True)):
+    (a0, a1, a2, a3), (b0, b1, b2, b3) = a.shape, b.shape
+    if a0 % b0 or a1 % b1 or a2 % b2 or a3 % b3:
         raise TensorError(f"cannot {verb} {a.describe()} and {b.describe()}")
     if a.type != GgmlType.F32 or b.type != GgmlType.F32:
         raise TensorError(f"cannot {verb} {a.describe()} and {b.describe()}: both must be F32")

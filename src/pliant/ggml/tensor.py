@@ -23,6 +23,7 @@ _NUMPY_TYPES: dict[GgmlType, Any] = {
 # The start of struct ggml_tensor: type, buffer, ne[4], nb[4].
 _HEAD = struct.Struct("i4xQ4q4Q")
 _TYPES = {int(type_): type_ for type_ in GgmlType}
+_ONES = (1, 1, 1, 1)
 
 
 class Tensor(NamedTuple):
@@ -57,6 +58,13 @@ class Tensor(NamedTuple):
     def point_to(self, data: int) -> None:
         """Let the tensor use other memory of the same layout (another slot's cache, say)."""
         TensorStruct.from_address(self.address).data = data
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first to the last element, gaps between rows included."""
+        (_, ne1, ne2, ne3), (_, nb1, nb2, nb3) = self.shape, self.strides
+        row = row_size(self.type, self.shape[0])
+        return row + (ne1 - 1) * nb1 + (ne2 - 1) * nb2 + (ne3 - 1) * nb3
 
     @property
     def is_contiguous(self) -> bool:
@@ -98,7 +106,7 @@ def contiguous_strides(
 
 def pad_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """`shape` with trailing ones up to ggml's four dimensions."""
-    if not 1 <= len(shape) <= 4 or any(n < 1 for n in shape):
+    if not 1 <= len(shape) <= 4 or min(shape) < 1:
         raise TensorError(f"a tensor has 1 to 4 dimensions of at least 1, got {list(shape)}")
-    ne0, ne1, ne2, ne3 = (*shape, *[1] * (4 - len(shape)))
+    ne0, ne1, ne2, ne3 = shape + _ONES[len(shape) :]
     return ne0, ne1, ne2, ne3
