@@ -2,7 +2,7 @@
 
 The document holds `benchmark`, `machine`, `versions`, `seed`, `command`, `quick`, `results`
 (flat rows) and `claims` (rows of `name`, `goal`, `measured`, `met`), one claim for each figure
-that the README or an issue states. Tables go to stderr when the JSON goes to stdout.
+that the README states. Tables go to stderr when the JSON goes to stdout.
 """
 
 from __future__ import annotations
