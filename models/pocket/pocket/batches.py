@@ -14,7 +14,12 @@ from .dataset import Dataset
 LOSS_WEIGHTS = (0.1, 1.0, 0.3)
 """Weight of a predicted token by its loss class: context, answer, running text."""
 
-STAGES = ((0.15, (1.0, 0.0, 0.0)), (0.45, (0.15, 0.85, 0.0)), (1.01, (0.05, 0.25, 0.7)))
+STAGES = (
+    (0.15, (1.0, 0.0, 0.0)),
+    (0.45, (0.15, 0.85, 0.0)),
+    (0.80, (0.10, 0.50, 0.40)),
+    (1.01, (0.00, 0.20, 0.80)),
+)
 """Until which share of the budget each mixture of levels holds."""
 
 WINDOW = 512
