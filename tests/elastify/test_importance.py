@@ -18,8 +18,9 @@ BATCHES = token_windows(list(range(6, 306)) * 2, windows=4, window_tokens=32)
 def test_taylor_is_the_sum_of_gradient_times_weight_over_the_unit() -> None:
     model = make_model()
     config = config_of(model.config)
-    scores = taylor_scores(model, config, BATCHES[:1])
-    model(input_ids=BATCHES[0], labels=BATCHES[0]).loss.backward()
+    window = BATCHES[0][:1]
+    scores = taylor_scores(model, config, [window])
+    model(input_ids=window, labels=window).loss.backward()
     block = model.model.layers[1]
     products = {name: (p * p.grad).abs() for name, p in block.named_parameters()}
 
@@ -45,14 +46,14 @@ def test_taylor_is_the_sum_of_gradient_times_weight_over_the_unit() -> None:
     )
 
 
-def test_taylor_adds_batches_up_and_repeats_exactly() -> None:
+def test_taylor_adds_windows_up_and_repeats_exactly() -> None:
     model = make_model()
     config = config_of(model.config)
-    batches = torch.cat(BATCHES).split(2)
-    both = taylor_scores(model, config, batches)
-    single = [taylor_scores(model, config, [batch]) for batch in batches]
-    assert np.allclose(both.neurons, single[0].neurons + single[1].neurons)
-    assert np.array_equal(both.heads, taylor_scores(model, config, batches).heads)
+    windows = torch.cat(BATCHES)
+    whole = taylor_scores(model, config, [windows])
+    single = [taylor_scores(model, config, [window]) for window in windows.split(1)]
+    assert np.allclose(whole.neurons, sum(scores.neurons for scores in single))
+    assert np.array_equal(whole.heads, taylor_scores(model, config, windows.split(2)).heads)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

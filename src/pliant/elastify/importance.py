@@ -14,16 +14,16 @@ from pliant.elastify.units import UnitOrder, UnitScores, num_units, projections,
 
 
 def taylor_scores(model: Any, config: SourceConfig, batches: Sequence[torch.Tensor]) -> UnitScores:
-    """Sum over the unit's weights of |gradient x weight|, added up over the batches.
+    """Sum over the unit's weights of |gradient x weight|, added up over the windows.
 
-    The absolute value is taken per batch: gradients of a trained model cancel out over a
+    The absolute value is taken per window: gradients of a trained model cancel out over a
     corpus, and what is left of their sum says little. Needs memory for one gradient of every
-    projection. Deterministic for given batches on one machine.
+    projection. Deterministic for given windows on one machine.
     """
     weights = [linear.weight.requires_grad_() for _, _, linear in projections(model)]
     scores = _empty_scores(config)
-    for batch in batches:
-        gradients = torch.autograd.grad(batch_loss(model, batch), weights)
+    for window in torch.split(torch.cat(list(batches)), 1):
+        gradients = torch.autograd.grad(batch_loss(model, window), weights)
         products = (w.detach() * g for w, g in zip(weights, gradients, strict=True))
         _add_scores(scores, model, config, products)
     return scores

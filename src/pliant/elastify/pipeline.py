@@ -139,7 +139,7 @@ def _provenance(
     return {
         "source": asdict(config),
         "source_sha256": {path.name: _sha256(path) for path in files},
-        "importance": "first-order Taylor: sum of |gradient x weight| per unit and batch",
+        "importance": "first-order Taylor: sum of |gradient x weight| per unit and window",
         "calibration": {
             "sha256": text.sha256,
             "tokens": text.num_tokens,
