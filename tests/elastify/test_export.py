@@ -12,7 +12,7 @@ from pliant.elastify.source import config_of, read_config
 from pliant.elastify.submodel import logits
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.errors import ElastifyError
-from support.llama_cpp_reference import reference_logits
+from support.llama_reference import reference_logits
 from support.tiny_hf import LLAMA3_ROPE, make_folder, make_model
 
 VARIANTS = [

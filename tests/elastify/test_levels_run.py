@@ -17,7 +17,7 @@ from pliant.elastify.vocabulary import read_vocabulary
 from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
-from support.llama_cpp_reference import reference_logits
+from support.llama_reference import reference_logits
 from support.tiny_hf import LLAMA3_ROPE, make_folder, make_model
 
 

@@ -12,7 +12,7 @@ from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.verify import check_plans, check_tokens, reorder_difference
 from pliant.errors import BundleError, ElastifyError
-from support.llama_cpp_reference import reference_logits
+from support.llama_reference import reference_logits
 from support.tiny_hf import make_folder, write_tokenizer
 
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}

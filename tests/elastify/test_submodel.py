@@ -10,7 +10,7 @@ from pliant.elastify.source import read_config
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.errors import PlanError
-from support.llama_cpp_reference import reference_logits
+from support.llama_reference import reference_logits
 from support.tiny_hf import LLAMA3_ROPE, make_folder, make_model
 
 FULL = Plan((LayerPlan(4, 2, 128),) * 3)

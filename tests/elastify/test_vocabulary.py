@@ -10,7 +10,7 @@ from pliant.elastify.export import write_gguf
 from pliant.elastify.source import load_tokenizer
 from pliant.elastify.vocabulary import LLAMA3_SPLIT, read_vocabulary
 from pliant.errors import ElastifyError
-from support.llama_cpp_reference import reference_tokens
+from support.llama_reference import reference_tokens
 from support.tiny_gguf import CHAT_TEMPLATE
 from support.tiny_hf import byte_level_spec, make_model, sentencepiece_spec, write_tokenizer
 

@@ -1,6 +1,7 @@
-"""llama.cpp's own logits, as the reference for the engine's."""
+"""llama.cpp itself, as a reference for logits, files and tokens."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import llama_cpp
@@ -48,3 +49,15 @@ class LlamaReference:
     def close(self) -> None:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+
+
+def reference_logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
+    """Float32 [tokens, vocabulary] of llama.cpp for the GGUF at `path`."""
+    with closing(LlamaReference(path)) as reference:
+        return reference.logits(tokens)
+
+
+def reference_tokens(path: Path, texts: Sequence[str]) -> list[list[int]]:
+    """llama.cpp's tokens of each text, special tokens in the text taken as text."""
+    with closing(llama_cpp.Llama(str(path), vocab_only=True, verbose=False)) as llama:
+        return [llama.tokenize(t.encode(), add_bos=True, special=False) for t in texts]
