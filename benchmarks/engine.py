@@ -26,11 +26,11 @@ SPEED_UPS = {0.5: (1.9, 1.6), 0.25: (3.6, 2.8)}  # ratio: (prefill, decode) at l
 class Bench:
     """Settings and the report; one method per claim."""
 
-    def __init__(self, report: Report, rounds: int, steps: int, quick: bool) -> None:
+    def __init__(self, report: Report, rounds: int, steps: int, prompt: int) -> None:
         self.report = report
         self.rounds = rounds
         self.steps = steps
-        self.quick = quick
+        self.prompt = prompt
 
     def speed(self, bundle: Bundle, type_: GgmlType) -> None:
         """Full level against llama.cpp, and every measured level against the full one."""
@@ -43,7 +43,7 @@ class Bench:
         levels = (1.0, *SPEED_UPS)
         runs = [("pliant", level) for level in levels]
         runs += [(name, 1.0) for name in workers if name != "pliant"]
-        tasks = {"prefill": DEPTH, "decode": self.steps}
+        tasks = {"prefill": self.prompt, "decode": self.steps}
         rates: dict[tuple[str, float, str], list[float]] = {}
         for round_ in range(self.rounds + 1):
             for kind, count in tasks.items():
@@ -111,7 +111,7 @@ class Bench:
         for levels in ([1.0], [level.ratio for level in bundle.levels]):
             worker = Worker(pliant_worker, bundle.path, THREADS, "auto")
             for level in levels:
-                worker.run(Task("prefill", DEPTH, level))
+                worker.run(Task("prefill", self.prompt, level))
                 worker.run(Task("decode", 4, level))
             resident.append(worker.run(Task("memory")))
             worker.close()
@@ -180,7 +180,12 @@ def main() -> None:
     arguments = options.parse_args()
     report = Report("engine", seed=arguments.seed, quick=arguments.quick)
     quick = arguments.quick
-    bench = Bench(report, rounds=2 if quick else 7, steps=8 if quick else 32, quick=quick)
+    sizes = (
+        {"rounds": 2, "steps": 8, "prompt": 128}
+        if quick
+        else {"rounds": 5, "steps": 32, "prompt": DEPTH}
+    )
+    bench = Bench(report, **sizes)
     shape = LLAMA_QUICK if quick else LLAMA_1B
     parts = arguments.only or ["speed", "switching", "overhead", "memory", "busy", "pocket"]
     for name in arguments.types:
