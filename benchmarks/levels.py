@@ -18,12 +18,8 @@ from typing import Any
 import numpy as np
 
 from _report import Report, parser
+from _requests import APPS, EVALUATION_SETS, Scene, evaluation_scenes, real_scenes
 from pliant.engine.model import ElasticModel, load
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "pocket"))
-from pocket.generate import evaluation_scenes
-from pocket.real_tasks import EVALUATION_SETS, real_scenes
-from pocket.scene import APPS, Scene
 
 ROWS = 192
 QUICK_ROWS = 16

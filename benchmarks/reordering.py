@@ -4,7 +4,11 @@ Takes a Hugging Face Llama-type folder, reorders its units by importance, by mag
 random and not at all, cuts the same plans out of each, and runs the stand-alone sub-models in
 transformers, float32. Answers are scored by the mean log-probability of each choice.
 
-    python benchmarks/reordering.py HF_DIR --calibration FILE --eval FILE.jsonl [--text FILE]
+    python benchmarks/reordering.py [HF_DIR --calibration FILE --eval FILE.jsonl] [--text FILE]
+
+Without a folder it takes the built-in model and its held-out requests. That model is shipped in
+the order of importance, and trained so that quality falls with the width: its natural order is
+no stranger to either.
 
 Rows of the evaluation file: `messages` (role, content), `choices`, `answer_index`. Without
 --text, perplexity is measured on the prompts with their right answers.
@@ -17,6 +21,7 @@ import json
 import math
 import random
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +33,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from _pocket import write_folder, write_requests
 from _report import Report, parser
 from pliant.bundle import Architecture, Level
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
@@ -74,16 +80,27 @@ class Material:
 
 def main() -> None:
     options = parser("Compare orders of units at the levels 0.3 to 0.7.")
-    options.add_argument("model", type=Path, help="Hugging Face folder")
-    options.add_argument("--calibration", type=Path, required=True, help="text for the importance")
-    options.add_argument("--eval", type=Path, required=True, help="JSON lines with choices")
+    options.add_argument("model", type=Path, nargs="?", help="Hugging Face folder")
+    options.add_argument("--calibration", type=Path, help="text for the importance")
+    options.add_argument("--eval", type=Path, help="JSON lines with choices")
     options.add_argument("--text", type=Path, help="other text, for perplexity")
     options.add_argument("--questions", type=int, default=180, help="how many of the rows")
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
+    if (args.model is None) != (args.calibration is None) or (
+        (args.model is None) != (args.eval is None)
+    ):
+        options.error("a model needs --calibration and --eval, and they need a model")
     torch.set_num_threads(args.threads)
     report = Report("reordering", seed=args.seed, quick=args.quick)
-    measure(args, report)
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.model is None:
+            args.model = Path(scratch)
+            write_folder(args.model)
+            args.calibration, args.eval = write_requests(
+                args.model, args.questions // 6 + 1, args.seed
+            )
+        measure(args, report)
     claim(report)
     report.finish(args.json)
 

@@ -1,0 +1,19 @@
+"""The built-in model's requests, from the generator in models/pocket."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "pocket"))
+
+from pocket.generate import calibration_texts, evaluation_scenes
+from pocket.real_tasks import EVALUATION_SETS, real_scenes
+from pocket.scene import APPS, Scene
+
+__all__ = [
+    "APPS",
+    "EVALUATION_SETS",
+    "Scene",
+    "calibration_texts",
+    "evaluation_scenes",
+    "real_scenes",
+]
