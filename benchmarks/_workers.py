@@ -38,6 +38,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
         self._process.start()
+        theirs.close()
         self.ready: Any = self._pipe.recv()
 
     def run(self, task: Task) -> Any:
