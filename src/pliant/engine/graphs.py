@@ -52,11 +52,14 @@ class GraphCache:
         return graph
 
     def warm(self, plans: Iterable[Plan], context_length: int, seconds: float) -> None:
-        """Build decode steps beforehand, shortest contexts first, for at most `seconds`."""
+        """Build decode steps beforehand: for short contexts at once, longer ones in `seconds`.
+
+        Raises PlanError for a plan that the weights cannot run.
+        """
         begin = perf_counter()
         lengths = range(KV_BUCKET, context_length + KV_BUCKET, KV_BUCKET)
         for length, plan in product(lengths, list(plans)):
-            if perf_counter() - begin >= seconds:
+            if length > KV_BUCKET and perf_counter() - begin >= seconds:
                 return
             self.get(plan, (SpanShape(1, min(length, context_length), 1),))
 
