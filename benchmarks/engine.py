@@ -121,6 +121,26 @@ class Bench:
         )
         self.report.at_most(f"{type_.name} resident memory, all levels", 1.05, every / alone)
 
+    def idle(self, bundle: Bundle) -> None:
+        """What bounded waiting and watching the load cost decoding when nothing else runs."""
+        workers = {
+            as_it_comes: Worker(pliant_worker, bundle.path, THREADS, "auto", as_it_comes)
+            for as_it_comes in (False, True)
+        }
+        rates: dict[bool, list[float]] = {False: [], True: []}
+        for round_ in range(4 * self.rounds + 1):
+            for as_it_comes in (False, True) if round_ % 2 else (True, False):
+                seconds, _ = workers[as_it_comes].run(Task("decode", self.steps))
+                if round_:
+                    rates[as_it_comes].append(self.steps / seconds)
+        for worker in workers.values():
+            worker.close()
+        for as_it_comes, found in rates.items():
+            name = "pliant, libgomp's own waiting" if as_it_comes else "pliant"
+            self.report.row(engine=name, decode=statistics.median(found))
+        kept = _median_ratio(rates[False], rates[True])
+        self.report.at_least("decode at idle against libgomp's own waiting", 0.98, kept)
+
     def busy(self, bundle: Bundle) -> None:
         """Decode while another process spins on one core."""
         workers = {
@@ -187,7 +207,7 @@ def main() -> None:
     )
     bench = Bench(report, **sizes)
     shape = LLAMA_QUICK if quick else LLAMA_1B
-    parts = arguments.only or ["speed", "switching", "overhead", "memory", "busy", "pocket"]
+    parts = arguments.only or ["speed", "memory", "switching", "overhead", "idle", "busy", "pocket"]
     for name in arguments.types:
         type_ = GgmlType[name]
         bundle = make_bundle(MODELS, type_, shape, arguments.seed)
@@ -195,12 +215,9 @@ def main() -> None:
             bench.speed(bundle, type_)
         if "memory" in parts:
             bench.memory(bundle, type_)
-    if "switching" in parts:
-        bench.switching(bundle)
-    if "overhead" in parts:
-        bench.overhead(bundle)
-    if "busy" in parts:
-        bench.busy(bundle)
+    for part in ("switching", "overhead", "idle", "busy"):
+        if part in parts:
+            getattr(bench, part)(bundle)
     if "pocket" in parts:
         bench.pocket()
     report.finish(arguments.json)

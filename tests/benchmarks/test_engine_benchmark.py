@@ -40,6 +40,9 @@ def test_both_workers_run_every_task(bundle) -> None:
         assert 0 < outside < seconds
         assert theirs.run(task)[0] > 0
     assert ours.run(Task("prefill", 64, 0.25))[0] > 0
+    free = Worker(pliant_worker, bundle.path, 1, "auto", True)
+    assert free.run(Task("decode", 4))[0] > 0
+    free.close()
     assert ours.run(Task("memory")) > 1 << 20
     ours.close()
     theirs.close()
