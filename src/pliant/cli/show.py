@@ -1,5 +1,6 @@
 """`pliant show`: what a bundle is, without loading the native library."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from pliant.bundle import check as check_files
 from pliant.bundle import describe as describe_bundle
 from pliant.cli.output import console, format_bytes, format_count, print_json, table
 from pliant.errors import CorruptFileError
+
+MAX_FACT_CHARS = 80
 
 
 def show(
@@ -63,9 +66,17 @@ def _print_facts(description: Description) -> None:
             ("file", f"{name}, {format_bytes(size)}")
             for name, size in sorted(description.files.items())
         ),
-        *((f"made: {name}", str(value)) for name, value in description.provenance.items()),
+        *_provenance(description),
     ):
         out.print(f"[bold]{name:<14}[/] {escape(value)}", highlight=False)
+
+
+def _provenance(description: Description) -> Iterator[tuple[str, str]]:
+    """What fits a line; all of it is in the JSON."""
+    for name, value in description.provenance.items():
+        text = str(value)
+        if value and not isinstance(value, dict) and len(text) <= MAX_FACT_CHARS:
+            yield name, text
 
 
 def _architecture_text(arch: Architecture) -> str:
