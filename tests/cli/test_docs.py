@@ -26,7 +26,7 @@ EXEMPT = {
     r"make \w+": "tests/test_project.py looks at every target with make --dry-run",
     r"(CMAKE_ARGS=\S+ )?pip install .*": "would install packages",
     r"pliant demo": "takes a minute or two; tests/cli/test_demo.py runs it on a fake model",
-    r"pliant run pocket": "a chat needs a terminal; tests/cli/test_run.py gives it one",
+    r"pliant run pocket": "a chat needs a terminal; tests/e2e/test_run_terminal.py gives it one",
 }
 
 
