@@ -9,7 +9,8 @@ from pliant.bundle import LayerPlan, Plan, open_bundle
 from pliant.engine.engine import MAX_BATCH, Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
-from pliant.errors import ContextOverflowError, PlanError, PliantError, RequestError
+from pliant.errors import ContextOverflowError, GgmlError, PlanError, PliantError, RequestError
+from pliant.ggml.declarations import bind
 from pliant.ggml.quantize import QUANTIZED_TYPES
 from support.llama_reference import LlamaReference
 from support.tiny_gguf import make_tiny_gguf
@@ -198,6 +199,22 @@ def test_quantized_kv_stays_close_to_f16(models) -> None:
     assert 0 < difference(q8.forward(full, spans), f16.forward(full, spans)) <= 0.05
     f16.close()
     q8.close()
+
+
+def test_a_graph_that_gets_no_memory_harms_no_other(
+    models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(models("Q8_0"))
+    full = Plan.full(engine.architecture)
+    first = engine.forward(full, [Span(0, TOKENS[:30], 0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(bind(), "gallocr_alloc_graph", lambda *_: False)
+        with pytest.raises(GgmlError, match="not enough memory"):
+            engine.forward(full, [Span(1, TOKENS[:31], 0)])
+    # ggml has given the old memory back by then: what was built in it must not run again.
+    assert not engine._graphs._prompts
+    np.testing.assert_array_equal(engine.forward(full, [Span(0, TOKENS[:30], 0)]), first)
+    engine.close()
 
 
 def test_a_copied_slot_goes_on_like_its_source(models) -> None:

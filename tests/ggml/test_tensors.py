@@ -151,6 +151,12 @@ def test_shapes_ggml_would_abort_on_raise(make) -> None:
             make(c, a, b)
 
 
+def test_memory_that_the_system_does_not_have_is_an_error() -> None:
+    for size in (1 << 60, 1 << 80):
+        with pytest.raises(GgmlError, match="memory"):
+            Buffer.zeroed(size)
+
+
 def test_a_tensor_must_fit_its_buffer() -> None:
     with Context(max_tensors=2) as c:
         tensor = c.new_tensor(GgmlType.F32, 64)

@@ -78,9 +78,11 @@ class GraphCache:
     def _build(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
         graph = Graph(self._model, plan, shapes)
         generation = self._allocator.generation
-        self._allocator.allocate(graph.address)
-        if self._allocator.generation != generation:
-            self._drop()
+        try:
+            self._allocator.allocate(graph.address)
+        finally:
+            if self._allocator.generation != generation:
+                self._drop()
         return graph
 
     def _drop(self) -> None:

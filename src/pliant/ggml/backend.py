@@ -59,8 +59,12 @@ class GraphAllocator:
         self.generation = 0
 
     def allocate(self, graph: int) -> None:
-        """Give every tensor of the graph memory. Raises GgmlError if there is not enough."""
+        """Give every tensor of the graph memory.
+
+        Raises GgmlError if there is not enough; the old memory may then be gone, too.
+        """
         if not self._c.gallocr_alloc_graph(self._address, graph):
+            self.generation += 1
             raise GgmlError("not enough memory for a graph's intermediate results")
         nbytes = self._c.gallocr_get_buffer_size(self._address, 0)
         if nbytes != self.nbytes:

@@ -46,8 +46,14 @@ class Buffer:
 
     @classmethod
     def zeroed(cls, size: int) -> "Buffer":
-        """Zero pages that take physical memory only once they are written."""
-        memory = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+        """Zero pages that take physical memory only once they are written.
+
+        Raises GgmlError if the system does not give so many.
+        """
+        try:
+            memory = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+        except (OSError, OverflowError) as error:
+            raise GgmlError(f"the system does not give {size} bytes of memory: {error}") from error
         return cls.over(np.frombuffer(memory, dtype=np.uint8))
 
     @classmethod
