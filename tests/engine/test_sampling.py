@@ -159,8 +159,13 @@ def test_a_grammar_that_allows_no_token_ends_the_generation(
     assert draws(tokenizer, np.zeros(tokenizer.size, np.float32), params, 1) == [None]
 
 
-def test_logits_that_are_not_numbers_raise(tokenizer: Tokenizer, options: dict[str, Any]) -> None:
-    logits = np.full(tokenizer.size, np.nan, dtype=np.float32)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [slice(None), 7])
+def test_logits_that_are_not_numbers_raise(
+    tokenizer: Tokenizer, options: dict[str, Any], bad: float, where: slice | int
+) -> None:
+    logits = np.zeros(tokenizer.size, dtype=np.float32)
+    logits[where] = bad
     with pytest.raises(GgmlError):
         draws(tokenizer, logits, SamplingParams(**options), 1)
 

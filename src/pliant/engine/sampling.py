@@ -131,14 +131,13 @@ class Sampler:
 
         Raises GgmlError for logits that are not numbers.
         """
+        likeliest = _likeliest(logits)
         if self._candidates is None:
-            return _likeliest(logits)
-        if self._grammar is None:
-            self._candidates.fill(logits)
-        elif self._chain is None and (token := self._likeliest_if_allowed(logits)) is not None:
-            return token
-        else:
-            self._candidates.fill(logits)
+            return likeliest
+        if self._chain is None and self._is_allowed(likeliest):
+            return likeliest
+        self._candidates.fill(logits)
+        if self._grammar is not None:
             self._grammar.apply(self._candidates)
             if not self._candidates.any_left():
                 return None
@@ -156,14 +155,13 @@ class Sampler:
         if self._chain:
             self._chain.accept(token)
 
-    def _likeliest_if_allowed(self, logits: Logits) -> int | None:
+    def _is_allowed(self, token: int) -> bool:
         """Masking a whole vocabulary costs milliseconds; asking about one token does not."""
         assert self._candidates is not None
         assert self._grammar is not None
-        token = _likeliest(logits)
         self._candidates.fill_one(token)
         self._grammar.apply(self._candidates)
-        return token if self._candidates.any_left() else None
+        return self._candidates.any_left()
 
 
 def log_softmax(logits: Logits) -> Logits:
@@ -174,9 +172,10 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def _likeliest(logits: Logits) -> int:
+    """Raises GgmlError for logits that are not numbers: llama.cpp sorts them without bounds."""
     token = int(np.argmax(logits))
     # argmax finds the first NaN if there is one.
-    if math.isnan(logits[token]):
+    if not math.isfinite(logits[token]):
         raise GgmlError("the model computed logits that are not numbers")
     return token
 
