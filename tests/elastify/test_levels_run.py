@@ -34,6 +34,9 @@ def test_every_level_is_the_stand_alone_sub_model(
     overrides: dict, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     model = make_model(**overrides)
+    with torch.no_grad():
+        # Logits of a range of 5: what rounding to F16 changes grows with them.
+        model.get_output_embeddings().weight.mul_(0.5)
     config = config_of(model.config)
     reorder_model(model, config, random_order(config, seed=2))
     vocabulary = read_vocabulary(make_folder(tmp_path, **overrides), config.vocab_size)
@@ -45,12 +48,10 @@ def test_every_level_is_the_stand_alone_sub_model(
         for level in choose_levels(bundle.architecture, (1,)).levels:
             found = engine.forward(level.plan, [span])
             in_transformers = logits(slice_model(model, level.plan), tokens[None])[0].numpy()
-            assert np.abs(found - in_transformers).max() <= 3e-2
+            assert np.abs(found - in_transformers).max() <= 2e-2
             path = tmp_path / "sub.gguf"
             write_submodel_gguf(model, level.plan, vocabulary, path, "F16", "sub")
             in_llama_cpp = reference_logits(path, tokens.tolist())
-            assert np.abs(found - in_llama_cpp).max() <= 3e-2
-            # A single token attends to itself only: no rounding of attention in between.
-            assert np.abs(found[0] - in_llama_cpp[0]).max() <= 1e-5
+            assert np.abs(found - in_llama_cpp).max() <= 1e-5
     finally:
         engine.close()
