@@ -5,6 +5,8 @@ from pathlib import Path
 
 import platformdirs
 
+from pliant.errors import PliantError
+
 
 def cache_folder() -> Path:
     """Measurements that can be made again (latency models); PLIANT_CACHE overrides it."""
@@ -18,4 +20,9 @@ def home_folder() -> Path:
 
 def _folder(variable: str, default: Path) -> Path:
     value = os.environ.get(variable)
-    return Path(value).expanduser() if value else default
+    if not value:
+        return default
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise PliantError(f"{variable} is {value!r}: {error}") from error

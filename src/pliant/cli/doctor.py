@@ -147,7 +147,14 @@ def _check_folders() -> Iterator[Finding]:
 
 def _nearest_existing(path: Path) -> Path:
     absolute = path.absolute()
-    return next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    return next(folder for folder in (absolute, *absolute.parents) if _exists(folder))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _check_builtin_model() -> Iterator[Finding]:
