@@ -173,6 +173,28 @@ def test_refuses_what_is_no_template(source: str) -> None:
         "{{ '{:>{}}'.format('a', 3000000000) }}",
         "{{ '%3000000000s' | format('a') }}",
         "{{ '%*s' % (3000000000, 'a') }}",
+        "{% set n = namespace(x=7) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% set n = namespace(x=7) %}{% for i in range(99) %}{% set n.x = n.x ** 9 %}{% endfor %}",
+        "{% set n = namespace(x='a') %}"
+        "{% for i in range(99) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+        "{% set n = namespace(x='a') %}"
+        "{% for i in range(99) %}{% set n.x = n.x | list | string %}{% endfor %}",
+        "{% set n = namespace(x='a') %}"
+        "{% for i in range(99) %}{% set n.x = n.x | tojson %}{% endfor %}",
+        "{% set n = namespace(x=[]) %}"
+        "{% for i in range(99) %}{% set n.x = n.x + ['a' * 9999999 ~ i] %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x] %}{% endfor %}"
+        "{% for i in range(999) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace() %}{% set n.x = [n, n, 'a' * 9999999, 'a' * 9999999] %}{{ n }}",
+        "{% set a = 'a' * 9999999 %}{{ [a] * 9999 }}",
+        "{% set a = 'a' * 9999999 %}{{ [a, a, a, a] | string }}",
+        "{% set a = 'a' * 9999999 %}{{ {'x': a, 'y': a} ~ '' }}",
+        "{% set a = 'a' * 9999999 %}{% macro m() %}{% for i in range(9999) %}{{ a }}{% endfor %}"
+        "{% endmacro %}{{ m() }}",
+        "{% set a = 'a' * 9999999 %}{{ '{0}{0}{0}'.format(a) }}",
+        "{% set a = 'a' * 9999999 %}{{ '%(a)s%(a)s' % {'a': a} }}",
+        "{% set a = 'a ' * 9999 %}{{ a | wordwrap(1, true, a) }}",
+        "{% set a = 'a\n' * 9999 %}{{ a | indent(a) }}",
         "{{ undefined_thing.attribute }}",
         "{{ raise_exception('no') }}",
     ],

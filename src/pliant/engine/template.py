@@ -24,10 +24,12 @@ from jinja2.visitor import NodeTransformer
 from pliant.engine.template_limits import (
     BINARY_OPERATORS,
     check_call,
-    check_length,
     check_operator,
+    check_size,
     concatenate,
+    counting,
     guard_filters,
+    measured,
 )
 from pliant.errors import TemplateError
 
@@ -53,6 +55,7 @@ class CompiledTemplate:
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _GenerationTag],
+            finalize=measured,
         )
         environment.filters["tojson"] = _tojson
         environment.filters[_LIMITED] = _limited
@@ -76,10 +79,11 @@ class CompiledTemplate:
         parts: list[str] = []
         length = 0
         try:
-            for part in self._template.generate(**variables):
-                parts.append(part)
-                length += len(part)
-                check_length(length)
+            with counting():
+                for part in self._template.generate(**variables):
+                    parts.append(part)
+                    length += len(part)
+                    check_size(length)
         except TemplateError:
             raise
         except Exception as error:
@@ -105,12 +109,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         **kwargs: Any,
     ) -> Any:
         _count_step()
-        check_call(__obj, args)
-        return super().call(__context, __obj, *args, **kwargs)
+        check_call(__obj, (*args, *kwargs.values()))
+        return measured(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         check_operator(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        return measured(super().call_binop(context, operator, left, right))
 
 
 class _Limiter(NodeTransformer):
