@@ -280,6 +280,8 @@ def test_a_width_off_the_quantization_blocks_is_refused(models) -> None:
     [
         {"layout": "fast"},
         {"threads": 0},
+        {"threads": 1.5},
+        {"slots": True},
         {"slots": 0},
         {"context_length": 0},
         {"kv_type": "q4_0"},

@@ -279,6 +279,7 @@ def test_a_template_that_writes_nothing_makes_an_empty_prompt(tmp_path: Path) ->
         ({"prompt": ""}, RequestError, "empty"),
         ({"prompt": []}, RequestError, "empty"),
         ({"prompt": [1, "a"]}, RequestError, "a prompt is"),
+        ({"prompt": b"text"}, RequestError, "decoded"),
         ({"prompt": [-1]}, RequestError, "token ids"),
         ({"prompt": [320]}, RequestError, "token ids"),
         ({"prompt": "\ud800"}, RequestError, "Unicode"),

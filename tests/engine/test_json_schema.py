@@ -134,6 +134,8 @@ def test_what_the_grammar_lets_through_fits_the_schema(
         ("{", "not JSON"),
         ({"x": {1, 2}}, "not JSON"),
         ({"const": float("nan")}, "not JSON"),
+        ('{"const": NaN}', "not JSON"),
+        ('{"enum": [1e999]}', "not JSON"),
         ("[" * 100_000, "not JSON"),
         (" " * 200_000, "131072"),
         (False, "not a schema"),
@@ -151,6 +153,8 @@ def test_what_the_grammar_lets_through_fits_the_schema(
         ({"type": "array", "minItems": 3, "maxItems": 2}, "maxItems"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength"),
         ({"type": "object", "minProperties": 1}, "minProperties"),
+        ({"type": "object", "required": [["a"]]}, "list of names"),
+        ({"type": "object", "required": "a"}, "list of names"),
         ({"not": {}}, "not is"),
         ({"if": {}, "then": {}}, "if is"),
         ({"anyOf": []}, "anyOf"),
@@ -167,6 +171,13 @@ def test_what_the_grammar_lets_through_fits_the_schema(
 def test_refuses_what_a_grammar_cannot_hold_to(schema: Any, message: str) -> None:
     with pytest.raises(SamplingError, match=re.escape(message)):
         SamplingParams(json_schema=schema).gbnf()
+
+
+@pytest.mark.parametrize("format_", ["unheard of", [], {}, 3])
+def test_formats_that_nobody_knows_are_annotations(format_: object) -> None:
+    assert schema_to_gbnf({"type": "string", "format": format_}) == schema_to_gbnf(
+        {"type": "string"}
+    )
 
 
 def test_deep_schemas_are_refused() -> None:

@@ -53,12 +53,13 @@ def schema_to_gbnf(schema: Mapping[str, Any] | str) -> str:
     JSON Schema than a grammar can hold to.
     """
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
+        text = schema if isinstance(schema, str) else json.dumps(schema)
         if len(text) > MAX_SCHEMA_CHARACTERS:
             raise SamplingError(
                 f"json_schema has {len(text)} characters; at most {MAX_SCHEMA_CHARACTERS} are taken"
             )
         parsed = json.loads(text)
+        json.dumps(parsed, allow_nan=False)  # Python reads NaN and 1e999; JSON has neither.
     except (ValueError, TypeError, RecursionError) as error:
         raise SamplingError(f"json_schema is not JSON: {error}") from error
     return _Converter(parsed).convert()
@@ -153,8 +154,8 @@ class _Converter:
     def _object(self, schema: _Schema, where: str, depth: int) -> str:
         properties = schema.get("properties", {})
         required = schema.get("required", [])
-        if not isinstance(properties, Mapping) or not isinstance(required, list):
-            raise _error(where, "properties is an object and required a list")
+        if not isinstance(properties, Mapping) or not _is_list_of_text(required):
+            raise _error(where, "properties is an object and required a list of names")
         properties = {**properties, **{n: True for n in required if n not in properties}}
         if not properties:
             return self._open_object(schema.get("additionalProperties", True), where, depth)
@@ -210,8 +211,8 @@ class _Converter:
     def _string(self, schema: _Schema, where: str) -> str:
         low, high = _sizes(schema, "minLength", "maxLength", where)
         if low is None and high is None:
-            format_ = schema.get("format")
-            return self._rule(FORMATS[format_]) if format_ in FORMATS else "string"
+            rule = FORMATS.get(str(schema.get("format")))
+            return self._rule(rule) if rule else "string"
         return self._rule(f'"\\"" char{{{low or 0},{"" if high is None else high}}} "\\""')
 
     def _integer(self, schema: _Schema, where: str) -> str:
@@ -279,6 +280,10 @@ def _sizes(schema: _Schema, low: str, high: str, where: str) -> tuple[int | None
     if low in schema and high in schema and schema[low] > schema[high]:
         raise _error(where, f"{low} is more than {high}")
     return schema.get(low), schema.get(high)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _literal(text: str) -> str:

@@ -187,6 +187,8 @@ class ElasticModel:
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
+        if isinstance(prompt, (bytes, bytearray, memoryview)):
+            raise RequestError("a prompt in bytes must be decoded to text first")
         messages = [item for item in prompt if isinstance(item, Mapping)]
         if len(messages) == len(prompt):
             return self.tokenizer.encode_pieces(self._chat_template.render(messages))

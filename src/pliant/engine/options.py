@@ -41,5 +41,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_range(name: str, value: int | None, high: int) -> None:
-    if value is not None and not 1 <= value <= high:
-        raise RequestError(f"{name} is {value}; it must be between 1 and {high}")
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= high:
+        raise RequestError(f"{name} is {value!r}; it must be a whole number from 1 to {high}")
