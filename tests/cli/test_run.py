@@ -8,7 +8,8 @@ import pytest
 
 import pliant
 from pliant.cli import main
-from pliant.cli.chat import Chat, Interrupt, terminal_safe
+from pliant.cli.chat import Chat, Interrupt
+from pliant.cli.output import terminal_safe
 from pliant.engine.sampling import SamplingParams
 from pliant.errors import ContextOverflowError, UnknownLevelError
 from support.fake_text_model import FakeTextModel

@@ -29,6 +29,21 @@ def test_show_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     assert "64 wide, 4 heads, 4 KV heads, 256 MLP neurons" in shown.out
 
 
+def test_what_a_bundle_says_of_itself_does_not_reach_the_terminal(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = bundle.path / "pliant.json"
+    whole = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(whole | {"provenance": {"[/]a\x1b[2J": "b\x1b[2J"}}))
+    assert main(["show", "tiny"]) == 0
+    manifest.write_text(json.dumps(whole | {"c\x1b[2J": 1}))
+    assert main(["show", "tiny"]) == 2
+    shown = capsys.readouterr()
+    assert "[/]a\N{REPLACEMENT CHARACTER}[2J" in shown.out
+    assert "c\N{REPLACEMENT CHARACTER}[2J" in shown.err
+    assert "\x1b" not in shown.out + shown.err
+
+
 def test_show_for_machines(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "tiny", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -68,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PliantError as error:
         if settings.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from pliant.cli.output import terminal_safe
+
+        # It may quote a file that was not made to be read by people.
+        print(terminal_safe(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if settings.debug:

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from pliant.cli.answer import Answer, Pace, answer
+from pliant.cli.output import terminal_safe
 from pliant.errors import PliantError, RequestError
 from pliant.slo import LatencyModel, Slo, load_or_calibrate
 
@@ -25,10 +26,6 @@ HELP = """\
 /bye            leave (also Ctrl-D); Ctrl-C stops an answer"""
 
 _PROMPT = ">>> "
-
-# A model's text must not move the cursor or talk to the terminal.
-_CONTROLS = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
-_TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
 
 
 class Chat:
@@ -90,7 +87,7 @@ class Chat:
             elif line:
                 self.answer(line)
         except PliantError as error:
-            _say(f"error: {error}")
+            _say(terminal_safe(f"error: {error}"))
 
     def _command(self, words: list[str]) -> None:
         match words:
@@ -172,11 +169,6 @@ def _typed_lines() -> Iterator[str]:
             continue
         interrupted = False
         yield line.strip()
-
-
-def terminal_safe(text: str) -> str:
-    """`text` without control characters other than line breaks and tabs."""
-    return text.translate(_TERMINAL_SAFE)
 
 
 def _show(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pliant.bundle.installed import InstalledBundle, installed_bundles
-from pliant.cli.output import console, format_bytes, print_json, table
+from pliant.cli.output import console, format_bytes, print_json, table, terminal_safe
 from pliant.paths import home_folder
 
 
@@ -41,4 +41,5 @@ def _print_table(bundles: tuple[InstalledBundle, ...]) -> None:
     console().print(rows)
     for bundle in bundles:
         if bundle.error:
-            print(f"{bundle.name} cannot be opened: {bundle.error}", file=sys.stderr)
+            error = terminal_safe(bundle.error)
+            print(f"{bundle.name} cannot be opened: {error}", file=sys.stderr)

@@ -6,6 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+# A model's text must not move the cursor or talk to the terminal.
+_CONTROLS = {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}
+_TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
+
 # Tables that go to a file or a pipe are not squeezed into the 80 columns of no terminal.
 _PIPED_WIDTH = 200
 
@@ -22,6 +26,11 @@ def table(*columns: str, left: int = 1) -> Table:
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return made
+
+
+def terminal_safe(text: str) -> str:
+    """`text` without control characters other than line breaks and tabs."""
+    return text.translate(_TERMINAL_SAFE)
 
 
 def print_json(data: Any) -> None:

@@ -10,7 +10,14 @@ from rich.markup import escape
 from pliant.bundle import Architecture, Description, Finding, LayerPlan, Plan, open_bundle
 from pliant.bundle import check as check_files
 from pliant.bundle import describe as describe_bundle
-from pliant.cli.output import console, format_bytes, format_count, print_json, table
+from pliant.cli.output import (
+    console,
+    format_bytes,
+    format_count,
+    print_json,
+    table,
+    terminal_safe,
+)
 from pliant.errors import CorruptFileError
 
 MAX_FACT_CHARS = 80
@@ -68,7 +75,8 @@ def _print_facts(description: Description) -> None:
         ),
         *_provenance(description),
     ):
-        out.print(f"[bold]{name:<14}[/] {escape(value)}", highlight=False)
+        shown_name, shown = (escape(terminal_safe(text)) for text in (f"{name:<14}", value))
+        out.print(f"[bold]{shown_name}[/] {shown}", highlight=False)
 
 
 def _provenance(description: Description) -> Iterator[tuple[str, str]]:
