@@ -21,7 +21,7 @@ def elastify(
     ] = None,
     anchors: Annotated[
         int | None,
-        typer.Option(help="Layers that every level keeps whole.", show_default="about a fifth"),
+        typer.Option(help="Layers that stay wider than the others.", show_default="about a fifth"),
     ] = None,
     windows: Annotated[
         int | None, typer.Option(help="Pieces of the text that are used.", show_default="64")
