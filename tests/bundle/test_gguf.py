@@ -287,3 +287,14 @@ def test_every_truncation_of_the_header_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:size])
         with pytest.raises(CorruptFileError):
             GgufFile.open(path)
+
+
+def test_refuses_what_goes_on_after_the_last_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    whole = llama_draft().encode()
+    whole += bytes(-len(whole) % 32)
+    path.write_bytes(whole)
+    GgufFile.open(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(CorruptFileError, match="1 bytes follow"):
+        GgufFile.open(path)

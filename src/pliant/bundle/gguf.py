@@ -80,7 +80,7 @@ class GgufFile:
         alignment = _alignment(reader, metadata)
         reader.claim(tensor_count, _MIN_TENSOR, MAX_ENTRIES, "tensors")
         tensors = _read_tensors(reader, tensor_count, alignment)
-        _check_layout(reader, tensors)
+        _check_layout(reader, tensors, alignment)
         return GgufFile(
             path=path,
             version=version,
@@ -171,7 +171,7 @@ def _read_tensor(reader: Cursor, alignment: int) -> TensorInfo:
     return TensorInfo(name, shape, kind, offset, row_size(kind, shape[0]) * prod(shape[1:]))
 
 
-def _check_layout(reader: Cursor, tensors: Sequence[TensorInfo]) -> None:
+def _check_layout(reader: Cursor, tensors: Sequence[TensorInfo], alignment: int) -> None:
     names: set[str] = set()
     end = 0
     for tensor in sorted(tensors, key=lambda t: t.offset):
@@ -183,3 +183,6 @@ def _check_layout(reader: Cursor, tensors: Sequence[TensorInfo]) -> None:
         if end > reader.size:
             raise reader.fail(f"truncated: tensor {tensor.name!r} ends at {end} of {reader.size}")
         names.add(tensor.name)
+    left = reader.size - -(-end // alignment) * alignment
+    if tensors and left > 0:
+        raise reader.fail(f"{left} bytes follow the last tensor")
