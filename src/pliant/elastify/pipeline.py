@@ -30,7 +30,7 @@ from pliant.elastify.verify import (
     reorder_difference,
 )
 from pliant.elastify.vocabulary import Vocabulary, read_vocabulary
-from pliant.errors import ElastifyError
+from pliant.errors import BundleError, ElastifyError
 
 WINDOWS = 64
 WINDOW_TOKENS = 256
@@ -85,7 +85,7 @@ def elastify(
     difference = reorder_difference(before, logits(model, sample[None]))
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
-    with TemporaryDirectory(prefix="pliant-") as scratch:
+    with _scratch_folder(out) as scratch:
         draft = Path(scratch) / "model.gguf"
         write_gguf(model, vocabulary, draft, quantization, out.name)
         num_lines = check_tokens(draft, tokenizer, sample)
@@ -112,6 +112,15 @@ def _check(source: Path, out: Path, quantization: str) -> tuple[SourceConfig, Vo
     refuse_foreign(out)
     config = read_config(source)
     return config, read_vocabulary(source, config.vocab_size)
+
+
+def _scratch_folder(out: Path) -> TemporaryDirectory[str]:
+    """Beside the bundle: the system's folder for such files may be small, or lie in memory."""
+    beside = next(folder for folder in out.parents if folder.is_dir())
+    try:
+        return TemporaryDirectory(prefix=f".{out.name}.", dir=beside)
+    except OSError as error:
+        raise BundleError(f"cannot write in {beside}: {error}") from error
 
 
 def _analyse(model: Any, config: SourceConfig, text: Calibration, anchors: int | None) -> _Analysis:
