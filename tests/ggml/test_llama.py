@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,13 @@ def test_a_vocabulary_is_usable_until_closed(tmp_path: Path) -> None:
 
 def grammar_of(vocab: Vocab) -> GrammarSampler:
     return GrammarSampler(vocab, 'root ::= "a"')
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = make_tiny_gguf(tmp_path / "v.gguf").rename(tmp_path / "\udcff.gguf")
+    with Vocab(path) as vocab:
+        assert vocab.size > 0
 
 
 def test_samplers_apply_in_the_order_they_were_added() -> None:

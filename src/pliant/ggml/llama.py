@@ -1,6 +1,7 @@
 """A model's vocabulary, read by llama.cpp: text to tokens and back, no weights loaded."""
 
 import ctypes
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -36,7 +37,7 @@ class Vocab:
         params.vocab_only = 1
         params.load_mode = LOAD_MODE_MMAP
         params.n_gpu_layers = 0
-        self._model = self._c.model_load_from_file(str(path).encode(), params)
+        self._model = self._c.model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise CorruptFileError(f"llama.cpp cannot read a vocabulary from {path}")
         self._vocab: int = self._c.model_get_vocab(self._model)
