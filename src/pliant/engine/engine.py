@@ -92,8 +92,9 @@ class Engine:
             graph = self._graphs.get(plan, shapes)
             graph.use_slots(rows)
             self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
-            self._backend.threads = self._threads.current()
+            self._backend.threads = self._threads.begin()
             self._backend.compute(graph.address)
+            self._threads.end()
             return graph.logits.copy()
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
@@ -139,29 +140,33 @@ class Engine:
         return known
 
     def _check(self, spans: Sequence[Span]) -> None:
-        total = sum(len(span.tokens) for span in spans)
-        if not 1 <= total <= MAX_BATCH:
-            raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
-        if len({span.slot for span in spans}) != len(spans):
-            raise RequestError("two spans of one batch are in the same slot")
+        total = 0
+        slots = set()
         for span in spans:
             self._check_span(span)
+            total += len(span.tokens)
+            slots.add(span.slot)
+        if not 1 <= total <= MAX_BATCH:
+            raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
+        if len(slots) != len(spans):
+            raise RequestError("two spans of one batch are in the same slot")
 
     def _check_span(self, span: Span) -> None:
         self._check_slot(span.slot)
-        if len(span.tokens) < 1 or span.start < 0:
+        tokens = span.tokens
+        if len(tokens) < 1 or span.start < 0:
             raise RequestError("a span needs at least one token and a start of at least 0")
-        end = span.start + len(span.tokens)
+        end = span.start + len(tokens)
         if end > self.context_length:
             raise ContextOverflowError(
                 f"{end} tokens do not fit the context of {self.context_length}",
                 needed_tokens=end,
                 available_tokens=self.context_length,
             )
-        if min(span.tokens) < 0 or max(span.tokens) >= self.architecture.vocab_size:
+        if min(tokens) < 0 or max(tokens) >= self.architecture.vocab_size:
             raise RequestError(
                 f"token ids must be in 0..{self.architecture.vocab_size - 1}, "
-                f"got {min(span.tokens)}..{max(span.tokens)}"
+                f"got {min(tokens)}..{max(tokens)}"
             )
 
     def _check_slot(self, slot: int) -> None:

@@ -43,9 +43,10 @@ class Inputs:
         token = output = cell = 0
         for span, kv_length, first_row in zip(spans, kv_lengths, first_rows, strict=True):
             n, start = len(span.tokens), span.start
-            self._tokens[token : token + n] = span.tokens
-            np.add(self._counter[:n], start, out=self._positions[token : token + n])
-            np.add(self._counter[:n], first_row + start, out=self._kv_rows[token : token + n])
+            if n == 1:
+                self._write_step(token, span.tokens[0], start, first_row + start)
+            else:
+                self._write_prompt(token, span, first_row + start)
             if span.outputs == "all":
                 np.add(self._counter[:n], token, out=self._outputs[output : output + n])
             elif span.outputs == "last":
@@ -54,6 +55,17 @@ class Inputs:
             token += n
             output += span.num_outputs
             cell += n * kv_length
+
+    def _write_step(self, at: int, token: int, position: int, row: int) -> None:
+        self._tokens[at] = token
+        self._positions[at] = position
+        self._kv_rows[at] = row
+
+    def _write_prompt(self, at: int, span: Span, first_row: int) -> None:
+        n = len(span.tokens)
+        self._tokens[at : at + n] = span.tokens
+        np.add(self._counter[:n], span.start, out=self._positions[at : at + n])
+        np.add(self._counter[:n], first_row, out=self._kv_rows[at : at + n])
 
     def _write_mask(self, cell: int, n: int, start: int, kv_length: int) -> None:
         """Row i hides the cells after position start + i."""

@@ -8,7 +8,8 @@ import time
 
 import psutil
 
-_SAMPLE_SECONDS = 0.1
+_WINDOW_SECONDS = 0.25
+_GAP_SECONDS = 0.05
 
 
 def physical_cores() -> int:
@@ -19,30 +20,39 @@ def physical_cores() -> int:
 
 
 class ThreadGovernor:
-    """Gives one thread less for each core that other programs kept busy lately."""
+    """Gives one thread less for each core that other programs kept busy while passes ran.
+
+    What others do between passes does not count: they may be what the next pass waited for.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._cores = psutil.cpu_count() or 1
         self._process = psutil.Process()
         self._threads = limit
-        self._time = 0.0
-        self._others = 0.0
+        self._window_begin = self._last_end = 0.0
+        self._others_before = 0.0
 
-    def current(self) -> int:
-        """Threads to use now; looks at the system's load at most ten times a second."""
+    def begin(self) -> int:
+        """Threads for the pass that begins now."""
         now = time.monotonic()
-        elapsed = now - self._time
-        if elapsed >= _SAMPLE_SECONDS:
-            others = self._busy_seconds_of_others()
-            if self._time:
-                self._threads = self._choose((others - self._others) / elapsed)
-            self._time, self._others = now, others
+        if now - self._last_end > _GAP_SECONDS:
+            self._open_window(now)
         return self._threads
 
-    def _choose(self, busy_cores: float) -> int:
-        free = self._cores - round(busy_cores)
-        return max(1, min(self.limit, free))
+    def end(self) -> None:
+        """The pass is over; four times a second at most, look at what others did meanwhile."""
+        now = self._last_end = time.monotonic()
+        elapsed = now - self._window_begin
+        if elapsed >= _WINDOW_SECONDS:
+            before = self._others_before
+            self._open_window(now)
+            busy_cores = (self._others_before - before) / elapsed
+            self._threads = max(1, min(self.limit, self._cores - round(busy_cores)))
+
+    def _open_window(self, now: float) -> None:
+        self._window_begin = now
+        self._others_before = self._busy_seconds_of_others()
 
     def _busy_seconds_of_others(self) -> float:
         total = psutil.cpu_times()

@@ -7,34 +7,22 @@ repacked matrix cannot be a view and one of a plain matrix is read in short stri
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pliant.bundle import Architecture, Bundle, GgufFile, Level
+from pliant.engine.copies import Copies, Segment
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.views import Views
 from pliant.errors import PlanError
 from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer, can_repack, write
+from pliant.ggml.memory import Buffer, can_repack
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import TYPE_SIZES, row_size
 
 ROW_MATRICES = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")
 COLUMN_MATRICES = ("attn_output", "ffn_down")
 MAX_SEGMENTS = 12
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Columns `start`..`stop` of a matrix as a tensor of their own."""
-
-    start: int
-    stop: int
-    tensor: Tensor
-    repacked: bool
 
 
 @dataclass(frozen=True)
@@ -109,11 +97,11 @@ class Weights:
         self._policy = policy
         self._gguf: GgufFile = bundle.gguf
         self._file = np.memmap(bundle.gguf.path, dtype=np.uint8, mode="r")
-        self._buffers = [Buffer.over(self._file)]
+        self._mapping = Buffer.over(self._file)
         self._context = Context(max_tensors=len(bundle.gguf.tensors) * (MAX_SEGMENTS + 1))
         self._tensors = {name: self._map(name) for name in bundle.gguf.tensors}
         self._views = Views()
-        self.copied_bytes = 0
+        self._copies = Copies(self._context)
         bounds = segment_bounds(bundle.architecture, bundle.levels)
         self.matrices: dict[str, Matrix] = {}
         for index in range(bundle.architecture.num_layers):
@@ -123,10 +111,11 @@ class Weights:
                 self._add(f"blk.{index}.{name}.weight", bounds[index][name])
         tied = bundle.architecture.tied_embeddings
         self.output = self._make("token_embd.weight" if tied else "output.weight", ())
+        self._copies.fill(bundle.gguf.path)
 
     @property
-    def path(self) -> Path:
-        return self._gguf.path
+    def copied_bytes(self) -> int:
+        return self._copies.nbytes
 
     @property
     def mapped_bytes(self) -> int:
@@ -143,14 +132,13 @@ class Weights:
         """Free everything; graphs that use these weights must be gone."""
         self._views.close()
         self._context.close()
-        for buffer in reversed(self._buffers):
-            buffer.close()
-        self._buffers.clear()
+        self._copies.close()
+        self._mapping.close()
 
     def _map(self, name: str) -> Tensor:
         info = self._gguf.tensors[name]
         tensor = self._context.new_tensor(info.type, *info.shape)
-        self._buffers[0].place(tensor, info.offset)
+        self._mapping.place(tensor, info.offset)
         return tensor
 
     def _add(self, name: str, bounds: tuple[int, ...]) -> None:
@@ -166,24 +154,10 @@ class Weights:
         block = TYPE_SIZES[plain.type].block
         inner = [bound for bound in bounds if cut and bound % block == 0]
         edges = [0, *inner, columns]
-        segments = tuple(self._copy(name, start, stop, repack) for start, stop in pairwise(edges))
+        segments = self._copies.add(self._gguf.tensors[name], edges, repack)
         return Matrix(
             name, plain, self._views, segments, self._policy.plain_from(plain.type, repack)
         )
-
-    def _copy(self, name: str, start: int, stop: int, repack: bool) -> Segment:
-        plain = self._tensors[name]
-        info = self._gguf.tensors[name]
-        rows = plain.shape[1]
-        tensor = self._context.new_tensor(plain.type, stop - start, rows)
-        buffer = Buffer.allocate(tensor.nbytes + ALIGNMENT, repacked=repack)
-        self._buffers.append(buffer)
-        buffer.place(tensor, 0)
-        data = _read(self._gguf.path, info.offset, info.nbytes).reshape(rows, -1)
-        first, last = row_size(plain.type, start), row_size(plain.type, stop)
-        write(tensor, np.ascontiguousarray(data[:, first:last]))
-        self.copied_bytes += tensor.nbytes
-        return Segment(start, stop, tensor, repack)
 
 
 def segment_bounds(
@@ -211,17 +185,13 @@ def segment_bounds(
 
 def _even_cuts(widths: set[int], full: int) -> tuple[int, ...]:
     inner = sorted(width for width in widths if 0 < width < full)
+    if len(inner) < MAX_SEGMENTS:
+        return tuple(inner)
     chosen = set()
     for part in range(1, MAX_SEGMENTS):
-        if inner:
-            ideal = full * part / MAX_SEGMENTS
-            chosen.add(min(inner, key=lambda width: abs(width - ideal)))
+        ideal = full * part / MAX_SEGMENTS
+        chosen.add(min(inner, key=lambda width: abs(width - ideal)))
     return tuple(sorted(chosen))
-
-
-def _read(path: Path, offset: int, nbytes: int) -> NDArray[np.uint8]:
-    """Read without touching the mapping, whose pages would count as resident."""
-    return np.fromfile(path, dtype=np.uint8, count=nbytes, offset=offset)
 
 
 def _columns(c: Context, x: Tensor, start: int, stop: int, *, contiguous: bool) -> Tensor:
