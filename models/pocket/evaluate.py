@@ -45,11 +45,12 @@ def accuracy(
     return right / len(scenes)
 
 
-def task_scenes(data: Path | None, count: int) -> dict[str, list[Scene]]:
-    """Everything to be scored, by task."""
-    scenes = {app: evaluation_scenes(app, count) for app in APPS}
+def task_scenes(data: Path | None, count: int, tasks: Sequence[str]) -> dict[str, list[Scene]]:
+    """What is to be scored, by task; real sets only with ``data``."""
+    scenes = {app: evaluation_scenes(app, count) for app in APPS if app in tasks}
     if data is not None:
-        scenes.update({name: real_scenes(data, name, count) for name in EVALUATION_SETS})
+        names = [name for name in EVALUATION_SETS if name in tasks]
+        scenes.update({name: real_scenes(data, name, count) for name in names})
     return scenes
 
 
@@ -61,7 +62,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """``{task: {ratio: accuracy}}``, with chance, and ``prose`` as perplexity."""
     model, tokenizer = load_hf(args.hf).eval(), load_tokenizer(args.hf)
     results: dict[str, dict[str, float]] = {}
-    for task, scenes in task_scenes(args.data, args.count).items():
+    for task, scenes in task_scenes(args.data, args.count, args.tasks).items():
         row = {str(r): round(accuracy(model, tokenizer, scenes, r), 4) for r in args.ratios}
         results[task] = {"rows": len(scenes), "chance": round(chance(scenes), 4), **row}
         print(task.ljust(20), *(f"{k}={v:<8}" for k, v in results[task].items()), flush=True)
@@ -81,6 +82,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the converted sets")
     parser.add_argument("--count", type=int, default=256, help="rows per generated task")
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0])
+    tasks = (*APPS, *EVALUATION_SETS)
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

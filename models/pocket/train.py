@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import random
 import sys
 import time
@@ -29,7 +28,6 @@ from pocket.export import save_hf
 from pocket.model import Config, ElasticLlama, Widths, random_widths
 
 WARMUP_SHARE = 0.02
-FINAL_LR_SHARE = 0.02
 GRAD_CLIP = 1.0
 ELASTIC_TOKENS = 1.6
 """Size of the random-width micro-batch, cheaper per token, against the full one."""
@@ -53,11 +51,10 @@ class Clock:
 
 
 def lr_share(progress: float) -> float:
-    """Share of the peak rate: linear warm-up, then a cosine down to ``FINAL_LR_SHARE``."""
+    """Share of the peak rate: linear warm-up, level until the middle, linear to zero."""
     if progress < WARMUP_SHARE:
         return max(0.02, progress / WARMUP_SHARE)
-    done = (progress - WARMUP_SHARE) / (1 - WARMUP_SHARE)
-    return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+    return min(1.0, 2.0 * (1.0 - progress))
 
 
 def make_optimizers(model: ElasticLlama, lr: float, muon: bool) -> list[torch.optim.Optimizer]:

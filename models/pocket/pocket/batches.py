@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 
-LOSS_WEIGHTS = (0.1, 1.0, 0.3)
+LOSS_WEIGHTS = (0.03, 1.0, 0.3)
 """Weight of a predicted token by its loss class: context, answer, running text."""
 
 STAGES = (
