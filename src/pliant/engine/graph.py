@@ -54,6 +54,12 @@ class Graph:
         self._first_rows = [0] * len(spans)
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
+    @property
+    def result(self) -> Tensor:
+        """What the graph computes last: the logits [vocab, outputs]. Asserts that it has any."""
+        assert self._logits is not None
+        return self._logits
+
     @cached_property
     def logits(self) -> NDArray[np.float32]:
         """Where a computed graph leaves its logits [outputs, vocab]; the next graph overwrites it.

@@ -39,7 +39,7 @@ class GraphCache:
         return self._allocator.nbytes
 
     def get(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
-        is_step = sum(shape.length for shape in shapes) <= _STEP_TOKENS
+        is_step = sum([shape.length for shape in shapes]) <= _STEP_TOKENS
         graphs, limit = (self._steps, _MAX_STEPS) if is_step else (self._prompts, _MAX_PROMPTS)
         key = (id(plan), shapes)
         graph = graphs.get(key)
@@ -75,7 +75,9 @@ class GraphCache:
         kv_length = self._model.kv.context_length
         length = min(max_batch, kv_length)
         shapes = (SpanShape(length, kv_length, 1),)
-        self._build(Plan.full(architecture), shapes).close()
+        graph = self._build(Plan.full(architecture), shapes)
+        self._allocator.use_huge_pages(graph.result)
+        graph.close()
 
     def _build(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
         graph = Graph(self._model, plan, shapes)

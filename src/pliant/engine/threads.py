@@ -4,11 +4,12 @@ ggml's threads meet at a barrier after every operation. When another program tak
 cores, all wait for the thread that was put aside, and two threads become slower than one.
 """
 
+import os
 import time
 
 import psutil
 
-_WINDOW_SECONDS = 0.25
+_WINDOW_SECONDS = 0.5
 _GAP_SECONDS = 0.05
 
 
@@ -28,7 +29,6 @@ class ThreadGovernor:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._cores = psutil.cpu_count() or 1
-        self._process = psutil.Process()
         self._threads = limit
         self._window_begin = self._last_end = 0.0
         self._others_before = 0.0
@@ -41,7 +41,7 @@ class ThreadGovernor:
         return self._threads
 
     def end(self) -> None:
-        """The pass is over; four times a second at most, look at what others did meanwhile."""
+        """The pass is over; twice a second at most, look at what others did meanwhile."""
         now = self._last_end = time.monotonic()
         elapsed = now - self._window_begin
         if elapsed >= _WINDOW_SECONDS:
@@ -56,6 +56,6 @@ class ThreadGovernor:
 
     def _busy_seconds_of_others(self) -> float:
         total = psutil.cpu_times()
-        own = self._process.cpu_times()
+        own = os.times()
         niced = getattr(total, "nice", 0.0)
         return float(total.user + niced + total.system - own.user - own.system)

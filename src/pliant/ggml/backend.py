@@ -1,7 +1,9 @@
 """Running graphs on the CPU."""
 
 from pliant.errors import GgmlError
-from pliant.ggml.declarations import bind
+from pliant.ggml.declarations import TensorStruct, bind
+from pliant.ggml.memory import advise_huge_pages
+from pliant.ggml.tensor import Tensor
 
 _STATUS_SUCCESS = 0
 
@@ -70,6 +72,11 @@ class GraphAllocator:
         if nbytes != self.nbytes:
             self.nbytes = nbytes
             self.generation += 1
+
+    def use_huge_pages(self, inside: Tensor) -> None:
+        """Ask for huge pages under the memory that holds `inside` (a tensor allocated here)."""
+        buffer = TensorStruct.from_address(inside.address).buffer
+        advise_huge_pages(self._c.backend_buffer_get_base(buffer), self.nbytes)
 
     def close(self) -> None:
         if self._address:

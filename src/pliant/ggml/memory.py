@@ -41,7 +41,7 @@ class Buffer:
         if kind is None:
             raise GgmlError("this CPU has no repacked weight layout")
         buffer = cls(c.backend_buft_alloc_buffer(kind, size), size)
-        _advise_huge_pages(buffer.base, size)
+        advise_huge_pages(buffer.base, size)
         return buffer
 
     @classmethod
@@ -131,7 +131,7 @@ def can_repack(type_: GgmlType, rows: int) -> bool:
     return supported
 
 
-def _advise_huge_pages(base: int, size: int) -> None:
+def advise_huge_pages(base: int, size: int) -> None:
     """Ask for 2 MiB pages where the system leaves the choice to programs (Linux)."""
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
     if advice is None:
