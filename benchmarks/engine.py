@@ -153,7 +153,7 @@ class Bench:
             time.sleep(0.5)
             for round_ in range(self.rounds + 1):
                 for name, worker in workers.items():
-                    steps = self.steps if name == "pliant" or not loaded else 4
+                    steps = self.steps if name == "pliant" or not loaded else self.steps // 2
                     seconds, _ = worker.run(Task("decode", steps))
                     if round_:
                         rates.setdefault((name, loaded), []).append(steps / seconds)

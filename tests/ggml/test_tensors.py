@@ -206,3 +206,11 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -
     monkeypatch.setattr(library, "library_folder", lambda: tmp_path)
     with pytest.raises(LibraryError, match="libggml-base is not in"):
         library.load()
+
+
+def test_a_full_context_raises_before_ggml_aborts() -> None:
+    with Context(max_tensors=2) as c:
+        a = c.new_tensor(GgmlType.F32, 8)
+        c.add(a, a)
+        with pytest.raises(TensorError, match="full"):
+            c.add(a, a)

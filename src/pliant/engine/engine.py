@@ -86,9 +86,8 @@ class Engine:
             if self._closed:
                 raise RequestError("the model is closed")
             plan = self._known(plan)
-            self._check(spans)
-            shapes = tuple([self._shape(span) for span in spans])
-            rows = [self._kv.first_row(span.slot) for span in spans]
+            shapes = self._shapes(spans)
+            rows = [span.slot * self.context_length for span in spans]
             graph = self._graphs.get(plan, shapes)
             graph.use_slots(rows)
             self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
@@ -118,11 +117,6 @@ class Engine:
             self._kv.close()
             self._weights.close()
 
-    def _shape(self, span: Span) -> SpanShape:
-        end = span.start + len(span.tokens)
-        kv_length = min(-(-end // KV_BUCKET) * KV_BUCKET, self.context_length)
-        return SpanShape(len(span.tokens), kv_length, span.num_outputs)
-
     def _known(self, plan: Plan) -> Plan:
         """The plan checked before that equals `plan`, so that its identity can stand for it.
 
@@ -139,35 +133,38 @@ class Engine:
         self._plan = known
         return known
 
-    def _check(self, spans: Sequence[Span]) -> None:
-        total = 0
+    def _shapes(self, spans: Sequence[Span]) -> tuple[SpanShape, ...]:
+        """What the graph must fit; raises what `forward` says of bad spans."""
+        shapes = []
         slots = set()
+        total = 0
         for span in spans:
-            self._check_span(span)
-            total += len(span.tokens)
+            tokens = span.tokens
+            count = len(tokens)
+            end = span.start + count
+            if count < 1 or span.start < 0:
+                raise RequestError("a span needs at least one token and a start of at least 0")
+            if end > self.context_length:
+                raise ContextOverflowError(
+                    f"{end} tokens do not fit the context of {self.context_length}",
+                    needed_tokens=end,
+                    available_tokens=self.context_length,
+                )
+            if min(tokens) < 0 or max(tokens) >= self.architecture.vocab_size:
+                raise RequestError(
+                    f"token ids must be in 0..{self.architecture.vocab_size - 1}, "
+                    f"got {min(tokens)}..{max(tokens)}"
+                )
+            self._check_slot(span.slot)
             slots.add(span.slot)
+            total += count
+            kv_length = min(-(-end // KV_BUCKET) * KV_BUCKET, self.context_length)
+            shapes.append(SpanShape(count, kv_length, span.num_outputs))
         if not 1 <= total <= MAX_BATCH:
             raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
-        if len(slots) != len(spans):
+        if len(slots) != len(shapes):
             raise RequestError("two spans of one batch are in the same slot")
-
-    def _check_span(self, span: Span) -> None:
-        self._check_slot(span.slot)
-        tokens = span.tokens
-        if len(tokens) < 1 or span.start < 0:
-            raise RequestError("a span needs at least one token and a start of at least 0")
-        end = span.start + len(tokens)
-        if end > self.context_length:
-            raise ContextOverflowError(
-                f"{end} tokens do not fit the context of {self.context_length}",
-                needed_tokens=end,
-                available_tokens=self.context_length,
-            )
-        if min(tokens) < 0 or max(tokens) >= self.architecture.vocab_size:
-            raise RequestError(
-                f"token ids must be in 0..{self.architecture.vocab_size - 1}, "
-                f"got {min(tokens)}..{max(tokens)}"
-            )
+        return tuple(shapes)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.num_slots:

@@ -20,10 +20,11 @@ from pliant.ggml.context import Context
 from pliant.ggml.declarations import bind
 from pliant.ggml.tensor import Tensor
 
-# Upper bounds, checked by a test at the largest plan: what one layer and one span of it may take.
-_TENSORS_PER_LAYER = 80
+# Upper bounds of what a layer takes, and each span, segment of a matrix and KV group in it.
+_TENSORS_PER_LAYER = 50
 _TENSORS_PER_SPAN = 12
 _TENSORS_PER_GROUP = 6
+_TENSORS_PER_SEGMENT = 6
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,7 @@ class Graph:
     """A built graph; `address` is what the backend computes once it has memory."""
 
     def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
-        layers = len(plan.layers)
-        per_layer = _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * len(spans)
-        if any(layer.heads_per_kv < model.architecture.heads_per_kv for layer in plan.layers):
-            per_layer += _TENSORS_PER_GROUP * model.architecture.num_kv_heads
-        size = layers * per_layer + 64
+        size = _tensors_needed(model, plan, len(spans))
         self._context = Context(max_tensors=size, graph_size=size)
         self.address = self._context.new_graph(size)
         builder = _Builder(model, self._context, self.address, spans)
@@ -81,6 +78,18 @@ class Graph:
 
     def close(self) -> None:
         self._context.close()
+
+
+def _tensors_needed(model: Model, plan: Plan, spans: int) -> int:
+    weights = model.weights
+    total = 64
+    for index, layer in enumerate(plan.layers):
+        cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
+        total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
+        total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
+        if layer.heads_per_kv < model.architecture.heads_per_kv:
+            total += _TENSORS_PER_GROUP * layer.kv_heads
+    return total
 
 
 class _Builder:
@@ -146,8 +155,16 @@ class _Builder:
         c = self._c
         gate = self._weights.matrix(index, "ffn_gate").multiply(c, x, ff)
         up = self._weights.matrix(index, "ffn_up").multiply(c, x, ff)
-        hidden = c.swiglu(gate, up)
-        return self._weights.matrix(index, "ffn_down").multiply(c, hidden, self._a.hidden_size)
+
+        def part(start: int, stop: int) -> Tensor:
+            if (start, stop) == (0, ff):
+                return c.swiglu(gate, up)
+            shape, offset = (stop - start, x.shape[1]), start * 4
+            halves = [c.view(half, shape, (half.strides[1],), offset) for half in (gate, up)]
+            return c.swiglu(*halves)
+
+        down = self._weights.matrix(index, "ffn_down")
+        return down.multiply_parts(c, ff, x.shape[1], self._a.hidden_size, part)
 
     def _attention(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
         query = self._query(x, index, layer)

@@ -6,7 +6,9 @@ ggml ("repacked"), and for o and down cut into column segments, since a column p
 repacked matrix cannot be a view and one of a plain matrix is read in short strides.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import numpy as np
 
@@ -45,17 +47,45 @@ class Matrix:
 
         Raises PlanError if the columns do not fall on the weight type's blocks.
         """
-        columns = x.shape[0]
+        columns, tokens = x.shape[:2]
+        if first_row or first_column:
+            self._check_columns(columns, first_column)
+            weight = self._plain_view(columns, rows, first_row, first_column)
+            return c.mul_mat(weight, x)
+        return self.multiply_parts(c, columns, tokens, rows, partial(_columns, c, x))
+
+    def multiply_parts(
+        self, c: Context, columns: int, tokens: int, rows: int, part: Callable[[int, int], Tensor]
+    ) -> Tensor:
+        """The same for activations [columns, tokens] that `part(start, stop)` makes piecewise.
+
+        Every piece must be contiguous: the repacked product ignores the activations' row stride
+        from 4 tokens up and would be wrong.
+        """
+        self._check_columns(columns, 0)
+        large = self.plain_from is not None and tokens >= self.plain_from
+        if large or not self._has_fast_rows(rows):
+            return c.mul_mat(self._plain_view(columns, rows, 0, 0), part(0, columns))
+        products = []
+        covered = 0
+        for segment in self.segments:
+            if segment.stop > columns:
+                break
+            weight = self.views.prefix(segment.tensor, segment.stop - segment.start, rows)
+            products.append(c.mul_mat(weight, part(segment.start, segment.stop)))
+            covered = segment.stop
+        if covered < columns:
+            weight = self._plain_view(columns - covered, rows, 0, covered)
+            products.append(c.mul_mat(weight, part(covered, columns)))
+        return reduce(c.add, products)
+
+    def _check_columns(self, columns: int, first_column: int) -> None:
         block = TYPE_SIZES[self.plain.type].block
         if columns % block or first_column % block:
             raise PlanError(
                 f"{self.name}: {columns} columns do not fall on the blocks of {block} of "
                 f"{self.plain.type.name}; this plan needs another width or weight type"
             )
-        large = self.plain_from is not None and x.shape[1] >= self.plain_from
-        if first_row or first_column or large or not self._has_fast_rows(rows):
-            return c.mul_mat(self._plain_view(columns, rows, first_row, first_column), x)
-        return self._multiply_segments(c, x, rows)
 
     def _has_fast_rows(self, rows: int) -> bool:
         return bool(self.segments) and all(
@@ -63,31 +93,10 @@ class Matrix:
             for segment in self.segments
         )
 
-    def _multiply_segments(self, c: Context, x: Tensor, rows: int) -> Tensor:
-        columns = x.shape[0]
-        total: Tensor | None = None
-        covered = 0
-        for segment in self.segments:
-            if segment.stop > columns:
-                break
-            part = _columns(c, x, segment.start, segment.stop, contiguous=segment.repacked)
-            product = c.mul_mat(self._first_rows(segment.tensor, rows), part)
-            total = product if total is None else c.add(total, product)
-            covered = segment.stop
-        if covered < columns:
-            weight = self._plain_view(columns - covered, rows, 0, covered)
-            rest = c.mul_mat(weight, _columns(c, x, covered, columns, contiguous=False))
-            total = rest if total is None else c.add(total, rest)
-        assert total is not None
-        return total
-
     def _plain_view(self, columns: int, rows: int, first_row: int, first_column: int) -> Tensor:
         weight = self.plain
         offset = first_row * weight.strides[1] + row_size(weight.type, first_column)
         return self.views.prefix(weight, columns, rows, offset)
-
-    def _first_rows(self, weight: Tensor, rows: int) -> Tensor:
-        return self.views.prefix(weight, weight.shape[0], rows)
 
 
 class Weights:
@@ -194,12 +203,9 @@ def _even_cuts(widths: set[int], full: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def _columns(c: Context, x: Tensor, start: int, stop: int, *, contiguous: bool) -> Tensor:
-    """Rows `start`..`stop` of the activations x [columns, n].
-
-    The repacked product ignores the activations' row stride from 4 tokens up and would be wrong.
-    """
+def _columns(c: Context, x: Tensor, start: int, stop: int) -> Tensor:
+    """Rows `start`..`stop` of the activations x [columns, n], contiguous."""
     if (start, stop) == (0, x.shape[0]):
         return x
     part = c.view(x, (stop - start, x.shape[1]), (x.strides[1],), start * 4)
-    return c.cont(part) if contiguous and x.shape[1] > 1 else part
+    return c.cont(part) if x.shape[1] > 1 else part

@@ -20,12 +20,20 @@ class Context:
     def __init__(self, max_tensors: int, graph_size: int = 0) -> None:
         """Room for `max_tensors` tensors and, if `graph_size` > 0, one graph of so many nodes."""
         self._c = bind()
+        self._free = max_tensors
         nbytes = (max_tensors + 1) * self._c.tensor_overhead()
         if graph_size:
             nbytes += self._c.graph_overhead_custom(graph_size, False)
         self._address: int | None = self._c.init(InitParams(nbytes, None, True))
         if not self._address:
             raise GgmlError(f"ggml could not reserve {nbytes} bytes for a context")
+
+    def _room(self) -> int | None:
+        """The context's address, for one more tensor: ggml aborts when there is no room."""
+        if self._free < 1:
+            raise TensorError("the context is full: it was made for fewer tensors")
+        self._free -= 1
+        return self._address
 
     def close(self) -> None:
         if self._address:
@@ -53,7 +61,7 @@ class Context:
                 f"not {ne[0]} elements"
             )
         dims = (ctypes.c_int64 * 4)(*ne)
-        return Tensor.at(self._c.new_tensor(self._address, int(type_), 4, dims))
+        return Tensor.at(self._c.new_tensor(self._room(), int(type_), 4, dims))
 
     def new_graph(self, size: int) -> int:
         """Address of an empty graph for up to `size` nodes (pass the same as `graph_size`)."""
@@ -82,29 +90,29 @@ class Context:
         if offset < 0 or end > a.extent:
             raise TensorError(f"view {list(shape)} at byte {offset} leaves {a.describe()}")
         return Tensor.at(
-            self._c.view_4d(self._address, a.address, ne0, ne1, ne2, ne3, nb1, nb2, nb3, offset)
+            self._c.view_4d(self._room(), a.address, ne0, ne1, ne2, ne3, nb1, nb2, nb3, offset)
         )
 
     def reshape(self, a: Tensor, *shape: int) -> Tensor:
         ne = pad_shape(shape)
         if not a.is_contiguous or _count(ne) != _count(a.shape):
             raise TensorError(f"{a.describe()} cannot be reshaped to {list(shape)}")
-        return Tensor.at(self._c.reshape_4d(self._address, a.address, *ne))
+        return Tensor.at(self._c.reshape_4d(self._room(), a.address, *ne))
 
     def permute(self, a: Tensor, *axes: int) -> Tensor:
         """Dimension i of `a` becomes dimension `axes[i]`."""
         if sorted(axes) != [0, 1, 2, 3]:
             raise TensorError(f"axes must be a permutation of 0..3, got {list(axes)}")
-        return Tensor.at(self._c.permute(self._address, a.address, *axes))
+        return Tensor.at(self._c.permute(self._room(), a.address, *axes))
 
     def cont(self, a: Tensor) -> Tensor:
-        return Tensor.at(self._c.cont(self._address, a.address))
+        return Tensor.at(self._c.cont(self._room(), a.address))
 
     def concat(self, a: Tensor, b: Tensor, dim: int) -> Tensor:
         same = all(a.shape[i] == b.shape[i] for i in range(4) if i != dim)
         if not 0 <= dim < 4 or a.type != b.type or not same:
             raise TensorError(f"cannot join {a.describe()} and {b.describe()} in dimension {dim}")
-        return Tensor.at(self._c.concat(self._address, a.address, b.address, dim))
+        return Tensor.at(self._c.concat(self._room(), a.address, b.address, dim))
 
     def mul_mat(self, weight: Tensor, x: Tensor) -> Tensor:
         """weight [k, m] times x [k, n] -> [m, n] in F32."""
@@ -115,33 +123,33 @@ class Context:
             raise TensorError(f"activations must be F32, got {x.describe()}")
         if weight.strides[0] > weight.strides[1] or x.strides[0] != 4:
             raise TensorError(f"{weight.describe()} or {x.describe()} is transposed")
-        return Tensor.at(self._c.mul_mat(self._address, weight.address, x.address))
+        return Tensor.at(self._c.mul_mat(self._room(), weight.address, x.address))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         _check_repeatable(a, b, "add")
-        return Tensor.at(self._c.add(self._address, a.address, b.address))
+        return Tensor.at(self._c.add(self._room(), a.address, b.address))
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         _check_repeatable(a, b, "multiply")
-        return Tensor.at(self._c.mul(self._address, a.address, b.address))
+        return Tensor.at(self._c.mul(self._room(), a.address, b.address))
 
     def rms_norm(self, a: Tensor, eps: float) -> Tensor:
         if a.type != GgmlType.F32 or a.strides[0] != 4 or eps < 0:
             raise TensorError(f"rms_norm takes F32 rows and eps >= 0, got {a.describe()}, {eps}")
-        return Tensor.at(self._c.rms_norm(self._address, a.address, eps))
+        return Tensor.at(self._c.rms_norm(self._room(), a.address, eps))
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) * up"""
         rows_apart = gate.strides[0] != 4 or up.strides[0] != 4
         if gate.shape != up.shape or gate.type != up.type or rows_apart:
             raise TensorError(f"swiglu of {gate.describe()} and {up.describe()}: shapes differ")
-        return Tensor.at(self._c.swiglu_split(self._address, gate.address, up.address))
+        return Tensor.at(self._c.swiglu_split(self._room(), gate.address, up.address))
 
     def get_rows(self, table: Tensor, rows: Tensor) -> Tensor:
         """table [k, m], rows I32 [n] -> [k, n] in F32. Row numbers are the caller's to check."""
         if rows.type != GgmlType.I32 or table.shape[2] != rows.shape[1]:
             raise TensorError(f"cannot take rows {rows.describe()} of {table.describe()}")
-        return Tensor.at(self._c.get_rows(self._address, table.address, rows.address))
+        return Tensor.at(self._c.get_rows(self._room(), table.address, rows.address))
 
     def set_rows(self, table: Tensor, values: Tensor, rows: Tensor) -> Tensor:
         """Write F32 `values` [k, n] into rows `rows` (I64 [n]) of `table` [k, m]."""
@@ -151,7 +159,7 @@ class Context:
                 f"cannot write {values.describe()} at {rows.describe()} of {table.describe()}"
             )
         return Tensor.at(
-            self._c.set_rows(self._address, table.address, values.address, rows.address)
+            self._c.set_rows(self._room(), table.address, values.address, rows.address)
         )
 
     def rope(
@@ -178,7 +186,7 @@ class Context:
             raise TensorError(f"rope factors {factors.describe()} do not cover {dims} dimensions")
         return Tensor.at(
             self._c.rope_ext(
-                self._address,
+                self._room(),
                 a.address,
                 positions.address,
                 None if factors is None else factors.address,
@@ -209,7 +217,7 @@ class Context:
             raise TensorError(f"attention takes an F32 query and a contiguous mask: {q.describe()}")
         return Tensor.at(
             self._c.flash_attn_ext(
-                self._address, q.address, k.address, v.address, mask.address, scale, 0.0, 0.0
+                self._room(), q.address, k.address, v.address, mask.address, scale, 0.0, 0.0
             )
         )
 
