@@ -1,6 +1,7 @@
 """A model whose forward passes take synthetic time on a settable clock."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,10 @@ class FakeModel:
     tokenizer: Any = field(
         default_factory=lambda: SimpleNamespace(encode=lambda text: list(text.encode()))
     )
+
+    @contextmanager
+    def lease_slot(self) -> Iterator[int]:
+        yield self.engine.num_slots - 1
 
 
 def make_model() -> FakeModel:

@@ -1,7 +1,8 @@
 """An elastic model that is ready to answer: the engine with tokenizer, chat template and slots."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +144,12 @@ class ElasticModel:
             started=started,
         )
         return TokenLoop(self.engine, self.tokenizer, self._slots, request).run()
+
+    @contextmanager
+    def lease_slot(self) -> Iterator[int]:
+        """A slot of the engine for the caller's own forward passes; BusyError if none is free."""
+        with self._slots.lease() as [slot]:
+            yield slot
 
     def logits(self, prompt: Prompt, *, level: float = 1.0) -> Logits:
         """Raw logits after each token of `prompt`, float32 [tokens, vocab].

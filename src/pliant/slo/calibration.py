@@ -37,23 +37,26 @@ def calibrate(
     """Time forward passes at every level, interleaved, and fit their costs.
 
     Takes `budget_s` seconds at most; a big model is measured at fewer levels and shorter
-    prompts, and the levels between are interpolated by their cost. `clock` gives seconds.
+    prompts, and the levels between are interpolated by their cost. `clock` gives seconds. Raises
+    BusyError if every slot of the model is in use.
     """
     passes_s = budget_s * _SHARE_FOR_PASSES
     deadline = clock() + passes_s
     overhead = measure_overhead(model)
-    timer = _Timer(model, clock)
-    schedule = _plan_within(timer, passes_s)
-    timings = _measure(timer, schedule, deadline)
+    with model.lease_slot() as slot:
+        timer = _Timer(model, clock, slot)
+        schedule = _plan_within(timer, passes_s)
+        timings = _measure(timer, schedule, deadline)
     return LatencyModel(_fit_levels(model, schedule, timings), overhead, PREFILL_CHUNK)
 
 
 @dataclass
 class _Timer:
-    """Times single forward passes in the model's last slot."""
+    """Times single forward passes in a slot of its own."""
 
     model: "ElasticModel"
     clock: Clock
+    slot: int
     tokens: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class _Timer:
 
         engine = self.model.engine
         plan = self.model.levels[level].plan
-        span = Span(engine.num_slots - 1, self.tokens[: point.num_tokens], point.start)
+        span = Span(self.slot, self.tokens[: point.num_tokens], point.start)
         begin = self.clock()
         engine.forward(plan, [span])
         return self.clock() - begin
