@@ -144,7 +144,7 @@ ODD = st.one_of(
     st.booleans(),
     st.sampled_from([0, -1, 1, 32, 2**31, 2**64, 10**400, 0.0, -0.5, 1e308, 1e-320]),
     st.sampled_from(["", "..", "model.gguf", "pliant.json", "\0", "\ud800", "x" * 3000]),
-    st.sampled_from([[], {}, [[]], [{}], {"bytes": 1}]),
+    st.sampled_from([[], {}, [[]], [{}], {"bytes": 1}]).map(copy.deepcopy),
 )
 
 
