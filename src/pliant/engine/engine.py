@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bundle import Bundle, Plan
-from pliant.engine.graph import Model
+from pliant.engine.graph import Graph, Model
 from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
@@ -35,6 +35,18 @@ class MemoryUse:
     compute: int
 
 
+@dataclass
+class _Pass:
+    """A graph about to be computed. The rest is what a decode step needs to follow another."""
+
+    plan: Plan
+    graph: Graph
+    logits: NDArray[np.float32]
+    slot: int
+    next_position: int
+    kv_length: int
+
+
 class Engine:
     """Owns weights, KV slots and graphs. `forward` may be called from several threads."""
 
@@ -58,6 +70,7 @@ class Engine:
         self._backend = Backend(self._threads.limit)
         self._plans: dict[Plan, Plan] = {}
         self._plan: Plan | None = None
+        self._step: _Pass | None = None
         self._lock = threading.Lock()
         self._closed = False
         plans = [self._known(level.plan) for level in reversed(bundle.levels)]
@@ -79,22 +92,18 @@ class Engine:
 
         Returns the logits wanted, float32 [outputs, vocab], in the order of the spans. Keys and
         values land in the spans' slots; rows a span starts after must have been computed before.
+        A decode step reuses the array of the step before it in the same slot: copy to keep.
         Raises PlanError for a plan the model cannot run, ContextOverflowError for positions past
         the slot, RequestError for other bad spans.
         """
         with self._lock:
             if self._closed:
                 raise RequestError("the model is closed")
-            plan = self._known(plan)
-            shapes = self._shapes(spans)
-            rows = [span.slot * self.context_length for span in spans]
-            graph = self._graphs.get(plan, shapes)
-            graph.use_slots(rows)
-            self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+            work = self._advance(plan, spans) or self._prepare(plan, spans)
             self._backend.threads = self._threads.begin()
-            self._backend.compute(graph.address)
+            self._backend.compute(work.graph.address)
             self._threads.end()
-            return graph.logits.copy()
+            return work.logits
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
@@ -116,6 +125,38 @@ class Engine:
             self._inputs.close()
             self._kv.close()
             self._weights.close()
+
+    def _advance(self, plan: Plan, spans: Sequence[Span]) -> _Pass | None:
+        """The last pass with its inputs moved on, if `spans` is the decode step after it.
+
+        Most passes are such steps, and little but four numbers changes from one to the next.
+        """
+        step, span = self._step, spans[0] if len(spans) == 1 else None
+        if step is None or span is None or plan is not step.plan or span.slot != step.slot:
+            return None
+        if span.start != step.next_position or span.outputs != "last" or len(span.tokens) != 1:
+            return None
+        token = span.tokens[0]
+        if span.start >= step.kv_length or not 0 <= token < self.architecture.vocab_size:
+            return None
+        self._inputs.advance(token)
+        step.next_position += 1
+        return step
+
+    def _prepare(self, plan: Plan, spans: Sequence[Span]) -> _Pass:
+        """The graph for any batch, with its inputs written."""
+        self._step = None
+        plan = self._known(plan)
+        shapes = self._shapes(spans)
+        rows = [span.slot * self.context_length for span in spans]
+        graph = self._graphs.get(plan, shapes)
+        graph.use_slots(rows)
+        self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+        first, kv_length = spans[0], shapes[0].kv_length
+        work = _Pass(plan, graph, graph.new_logits(), first.slot, first.start + 1, kv_length)
+        if shapes == (SpanShape(1, kv_length, 1),):
+            self._step = work
+        return work
 
     def _known(self, plan: Plan) -> Plan:
         """The plan checked before that equals `plan`, so that its identity can stand for it.

@@ -6,7 +6,7 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,10 @@ class Model:
 
 
 class Graph:
-    """A built graph; `address` is what the backend computes once it has memory."""
+    """A built graph; `address` is what the backend computes once it has memory.
+
+    `hidden` is the state before the output product, the last of the intermediate results.
+    """
 
     def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
         size = _tensors_needed(model, plan, len(spans))
@@ -46,26 +49,21 @@ class Graph:
         self.address = self._context.new_graph(size)
         builder = _Builder(model, self._context, self.address, spans)
         self._logits = builder.build(plan)
+        if self._logits is not None:
+            # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
+            self._logits.point_to(self._logits.address)
+        self.hidden = builder.hidden
         self._cached = builder.cached
         self._row_bytes = model.kv.row_bytes
         self._first_rows = [0] * len(spans)
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
-    @property
-    def result(self) -> Tensor:
-        """What the graph computes last: the logits [vocab, outputs]. Asserts that it has any."""
-        assert self._logits is not None
-        return self._logits
-
-    @cached_property
-    def logits(self) -> NDArray[np.float32]:
-        """Where a computed graph leaves its logits [outputs, vocab]; the next graph overwrites it.
-
-        Only after memory was given; the memory stays where it is as long as the graph is valid.
-        """
-        if self._logits is None:
-            return np.empty((0, self._logits_shape[1]), dtype=np.float32)
-        return self._logits.numpy().reshape(self._logits_shape)
+    def new_logits(self) -> NDArray[np.float32]:
+        """An array [outputs, vocab] for the caller to keep: the next computation fills it."""
+        logits = np.empty(self._logits_shape, dtype=np.float32)
+        if self._logits is not None:
+            self._logits.point_to(logits.ctypes.data)
+        return logits
 
     def use_slots(self, first_rows: list[int]) -> None:
         """Let the spans attend to the slots that begin at these rows of the cache."""
@@ -109,6 +107,7 @@ class _Builder:
         self._spans = spans
         self._n = sum(span.length for span in spans)
         self.cached: list[list[tuple[Tensor, int]]] = [[] for _ in spans]
+        self.hidden: Tensor | None = None
         inputs = model.inputs
         self._tokens = context.view(inputs.tokens, (self._n,))
         self._positions = context.view(inputs.positions, (self._n,))
@@ -129,8 +128,8 @@ class _Builder:
                 self._store_only(x, index, layer)
                 return None
             x = self._layer(x, index, layer, last=index == last)
-        x = self._norm(x, "output_norm.weight")
-        logits = self._weights.output.multiply(c, x, self._a.vocab_size)
+        self.hidden = self._norm(x, "output_norm.weight")
+        logits = self._weights.output.multiply(c, self.hidden, self._a.vocab_size)
         self._expand(logits)
         return logits
 

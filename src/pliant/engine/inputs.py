@@ -14,6 +14,8 @@ from pliant.ggml.memory import ALIGNMENT, Buffer
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 
+_VISIBLE = 0  # the bits of 0.0 in half precision
+
 
 class Inputs:
     """Tokens, positions and KV rows of a batch, the outputs wanted, and one mask per span."""
@@ -31,6 +33,8 @@ class Inputs:
         self._kv_rows = self.kv_rows.numpy().reshape(-1)
         self._outputs = self.outputs.numpy().reshape(-1)
         self._masks = self.masks.numpy().reshape(-1)
+        masks = self._masks.view(np.uint16)
+        self._step = tuple(a.data for a in (self._tokens, self._positions, self._kv_rows, masks))
         # visible..., hidden...: the mask of a token at position p is a window of this row
         self._causal = np.full(2 * context_length, -np.inf, dtype=np.float16)
         self._causal[:context_length] = 0
@@ -55,6 +59,15 @@ class Inputs:
             token += n
             output += span.num_outputs
             cell += n * kv_length
+
+    def advance(self, token: int) -> None:
+        """After a batch of one token: its successor in the same slot and padded KV length."""
+        tokens, positions, kv_rows, mask = self._step
+        position = positions[0] + 1
+        tokens[0] = token
+        positions[0] = position
+        kv_rows[0] += 1
+        mask[position] = _VISIBLE
 
     def _write_step(self, at: int, token: int, position: int, row: int) -> None:
         self._tokens[at] = token
