@@ -10,6 +10,8 @@ from support.synthetic_latency import RATIOS, make_level
 
 TTFT_MS = 2.0
 TPOT_MS = 0.5
+CONTEXT = 1024
+WORDS = "one two three four"
 
 
 @dataclass
@@ -41,6 +43,9 @@ class FakeTextModel:
 
     def encode_prompt(self, prompt: Sequence[Any]) -> "FakeTokens":
         return FakeTokens(list(prompt))
+
+    def room_after(self, prompt_tokens: int) -> int:
+        return CONTEXT - prompt_tokens
 
     def stream(
         self, prompt: Any, *, level: float, max_tokens: int, sampling: Any, cancel: Any
