@@ -31,6 +31,8 @@ def test_an_empty_pipe_is_an_error(
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
     assert main(["run", "fake"]) == 2
     assert "no prompt" in capsys.readouterr().err
+    assert main(["run", "fake", " "]) == 2
+    assert "no prompt" in capsys.readouterr().err
 
 
 def test_ctrl_c_during_a_single_answer_ends_the_program(

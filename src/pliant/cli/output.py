@@ -14,10 +14,16 @@ _TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
 _PIPED_WIDTH = 200
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program here."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """For what a verb has to say on stdout."""
-    found = Console(soft_wrap=True)
-    return found if found.is_terminal else Console(soft_wrap=True, width=_PIPED_WIDTH)
+    found = _Console(soft_wrap=True)
+    return found if found.is_terminal else _Console(soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def table(*columns: str, left: int = 1) -> Table:

@@ -82,7 +82,9 @@ def run(
         # A terminal that cannot show a character shows a question mark instead.
         sys.stdout.reconfigure(errors="replace")
     if prompt is None and not sys.stdin.isatty():
-        prompt = _piped_prompt()
+        prompt = _piped_text()
+    if prompt is not None and not prompt.strip():
+        raise RequestError("no prompt: give one as an argument or pipe it in")
     with pliant.load(bundle, options) as model:
         chat = Chat(
             model,
@@ -99,11 +101,8 @@ def run(
             raise KeyboardInterrupt
 
 
-def _piped_prompt() -> str:
+def _piped_text() -> str:
     try:
-        prompt = sys.stdin.read().strip()
+        return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
         raise RequestError(f"the piped prompt is not text: {error}") from error
-    if not prompt:
-        raise RequestError("no prompt: give one as an argument or pipe it in")
-    return prompt
