@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,10 @@ def test_files_that_are_not_requests_are_refused(tmp_path: Path, content: bytes)
         read_requests(path)
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleNotFoundError, match="demo's requests"):
-        read_requests(tmp_path / "absent.jsonl")
+def test_a_missing_file_or_none_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.jsonl", tmp_path, Path(os.devnull)):
+        with pytest.raises(BundleNotFoundError, match="demo's requests"):
+            read_requests(path)
 
 
 @pytest.mark.parametrize(
