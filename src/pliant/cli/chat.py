@@ -84,7 +84,8 @@ class Chat:
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # Gives `input` editing and a history.
         levels = ", ".join(f"{level.ratio:g}" for level in self._model.levels)
-        _say(f"{self._model.bundle.name}, levels {levels}; /help shows the commands")
+        name = terminal_safe(self._model.bundle.name)
+        _say(f"{name}, levels {levels}; /help shows the commands")
         for line in _typed_lines():
             if line == "/bye":
                 return

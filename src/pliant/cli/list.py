@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pliant.bundle.installed import InstalledBundle, installed_bundles
 from pliant.cli.output import console, format_bytes, print_json, table, terminal_safe
@@ -34,7 +35,7 @@ def _print_table(bundles: tuple[InstalledBundle, ...]) -> None:
         rows.add_row(
             bundle.name,
             bundle.origin,
-            str(bundle.path),
+            escape(terminal_safe(str(bundle.path))),
             str(bundle.num_levels),
             format_bytes(bundle.nbytes),
         )

@@ -83,7 +83,7 @@ def _provenance(description: Description) -> Iterator[tuple[str, str]]:
     """What fits a line; all of it is in the JSON."""
     for name, value in description.provenance.items():
         text = str(value)
-        if value and not isinstance(value, dict) and len(text) <= MAX_FACT_CHARS:
+        if value and not isinstance(value, dict) and len(name + text) <= MAX_FACT_CHARS:
             yield name, text
 
 
