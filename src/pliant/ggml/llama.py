@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pliant.errors import CorruptFileError, GgmlError, RequestError
+from pliant.ggml.interrupt import delayed_interrupt
 from pliant.ggml.llama_declarations import LOAD_MODE_MMAP, NO_TOKEN, bind
 from pliant.ggml.owner import Owner
 
@@ -36,7 +37,8 @@ class Vocab(Owner):
         params.vocab_only = 1
         params.load_mode = LOAD_MODE_MMAP
         params.n_gpu_layers = 0
-        model = self._c.model_load_from_file(os.fsencode(path), params)
+        with delayed_interrupt():
+            model = self._c.model_load_from_file(os.fsencode(path), params)
         if not model:
             raise CorruptFileError(f"llama.cpp cannot read a vocabulary from {path}")
         self._own(model, self._c.model_free, "llama.cpp could not load a vocabulary")
