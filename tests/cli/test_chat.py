@@ -139,6 +139,19 @@ def test_ctrl_c_twice_at_the_prompt_leaves(
     assert capsys.readouterr().err.count("Ctrl-C again") == 2
 
 
+def test_ctrl_c_stops_a_measurement_and_not_the_chat(
+    model: FakeTextModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pliant.cli.chat.load_or_calibrate", interrupted)
+    _type(monkeypatch, "/slo 0.4", "hello")
+    _chat(model, 0.4).repl()
+    assert "stopped" in capsys.readouterr().err
+    assert model.asked[0][1] == 0.4
+
+
 def test_bytes_that_are_no_text_do_not_end_the_chat(
     model: FakeTextModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

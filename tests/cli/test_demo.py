@@ -10,7 +10,7 @@ import pliant
 from pliant.cli import main
 from pliant.cli.demo_requests import APPS, normalise, read_requests
 from pliant.errors import BundleNotFoundError, CorruptFileError
-from support.fake_text_model import FakeTextModel
+from support.fake_text_model import CONTEXT, FakeTextModel
 from support.synthetic_latency import make_latency
 
 
@@ -144,6 +144,18 @@ def test_on_a_terminal_the_table_grows(
     assert main(["demo", "--requests", str(requests)]) == 0
     out = capsys.readouterr().out
     assert "1 of 36 requests answered" in out and "36 of 36 requests answered" in out
+
+
+def test_what_cannot_be_answered_is_said_before_the_measurement(
+    model: FakeTextModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _rows()
+    rows[7]["messages"][0]["content"] = "word " * CONTEXT
+    requests = _write(tmp_path / "long.jsonl", rows)
+    assert main(["demo", "--requests", str(requests)]) == 2
+    err = capsys.readouterr().err
+    assert "does not fit" in err and "at most 15 s" not in err
+    assert model.asked == [] and model.is_closed
 
 
 def test_a_model_with_one_level_has_no_switches(

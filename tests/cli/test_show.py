@@ -1,6 +1,7 @@
 """`pliant show` and `pliant list`."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -101,6 +102,23 @@ def test_list_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["name", "origin", "path", "levels", "size"]
     assert ["tiny", "user", str(bundle.path), "3"] in [row[:4] for row in rows]
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show", "tiny"]])
+def test_a_narrow_terminal_cuts_nothing_off(
+    argv: list[str],
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(argv)
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "20")
+    main(argv)
+    assert re.sub("\x1b[^m]*m", "", capsys.readouterr().out) == wide
 
 
 def test_list_for_machines(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

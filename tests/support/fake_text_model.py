@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pliant.errors import UnknownLevelError
+from pliant.errors import ContextOverflowError, UnknownLevelError
 from support.synthetic_latency import RATIOS, make_level
 
 TTFT_MS = 2.0
@@ -45,6 +45,10 @@ class FakeTextModel:
         return FakeTokens(list(prompt))
 
     def room_after(self, prompt_tokens: int) -> int:
+        if prompt_tokens >= CONTEXT:
+            raise ContextOverflowError(
+                "does not fit", needed_tokens=prompt_tokens + 1, available_tokens=CONTEXT
+            )
         return CONTEXT - prompt_tokens
 
     def stream(

@@ -25,7 +25,7 @@ HELP = """\
 /system TEXT    tell the model what it is for; without TEXT: nothing
 /reset          forget the conversation
 /help           show this
-/bye            leave (also Ctrl-D); Ctrl-C stops an answer"""
+/bye            leave (also Ctrl-D); Ctrl-C stops an answer or a measurement"""
 
 _PROMPT = ">>> "
 
@@ -99,6 +99,8 @@ class Chat:
                 self.answer(line)
         except PliantError as error:
             _say(terminal_safe(f"error: {error}"))
+        except KeyboardInterrupt:
+            _say("\nstopped")
 
     def _command(self, command: str) -> None:
         name, _, text = command.partition(" ")

@@ -15,6 +15,7 @@ from pliant.cli.output import (
     format_bytes,
     format_count,
     print_json,
+    print_table,
     table,
     terminal_safe,
 )
@@ -105,9 +106,8 @@ def _print_levels(description: Description) -> None:
     rows = table("level", "cost", "parameters", left=0)
     for level in description.levels:
         rows.add_row(f"{level.ratio:g}", f"{level.cost:.3f}", format_count(level.parameters))
-    out = console()
-    out.print()
-    out.print(rows)
+    print()
+    print_table(rows)
 
 
 def _print_layers(description: Description) -> None:
@@ -119,7 +119,7 @@ def _print_layers(description: Description) -> None:
     out = console()
     out.print()
     out.print("KV heads / MLP neurons that run, per layer and level", highlight=False)
-    out.print(rows)
+    print_table(rows)
 
 
 def _layer_text(layer: LayerPlan, full_heads_per_kv: int) -> str:
