@@ -1,6 +1,9 @@
 """`pliant show` and `pliant list`."""
 
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,23 @@ def test_list_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     assert ["tiny", "user", str(bundle.path), "3"] in [row[:4] for row in rows]
 
 
+@pytest.mark.parametrize("argv", [["list"], ["show", "tiny"]])
+def test_a_narrow_terminal_cuts_nothing_off(
+    argv: list[str],
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(argv)
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "20")
+    main(argv)
+    assert re.sub("\x1b[^m]*m", "", capsys.readouterr().out) == wide
+
+
 def test_list_for_machines(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["bundles"]
@@ -115,3 +135,34 @@ def test_list_says_why_a_bundle_cannot_be_opened(
     (bundle.path / "pliant.json").write_text("{")
     assert main(["list"]) == 0
     assert "tiny cannot be opened: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not take such names")
+def test_list_shows_odd_paths_as_they_are_and_leaves_out_drafts(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = bundle.path.parents[1] / "[red]\x1b[31m[/x]"
+    odd.mkdir(parents=True)
+    bundles = bundle.path.parent.rename(odd / "bundles")
+    shutil.copytree(bundles / "tiny", bundles / ".tiny.0badcafe.new")
+    monkeypatch.setenv("PLIANT_HOME", str(odd))
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "[red]\ufffd[31m[/x]/bundles/tiny" in shown
+    assert "\x1b[31m" not in shown and ".new" not in shown
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show", "tiny"]])
+def test_a_home_that_cannot_be_is_one_sentence(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLIANT_HOME", "a" * 5000)
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: cannot list ") and shown.err.count("\n") == 1
+
+
+def test_an_empty_name_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", ""]) == 2
+    assert capsys.readouterr().err == "error: the name of the bundle is empty\n"

@@ -15,6 +15,7 @@ from pliant.cli.output import (
     format_bytes,
     format_count,
     print_json,
+    print_table,
     table,
     terminal_safe,
 )
@@ -83,7 +84,7 @@ def _provenance(description: Description) -> Iterator[tuple[str, str]]:
     """What fits a line; all of it is in the JSON."""
     for name, value in description.provenance.items():
         text = str(value)
-        if value and not isinstance(value, dict) and len(text) <= MAX_FACT_CHARS:
+        if value and not isinstance(value, dict) and len(name + text) <= MAX_FACT_CHARS:
             yield name, text
 
 
@@ -105,9 +106,8 @@ def _print_levels(description: Description) -> None:
     rows = table("level", "cost", "parameters", left=0)
     for level in description.levels:
         rows.add_row(f"{level.ratio:g}", f"{level.cost:.3f}", format_count(level.parameters))
-    out = console()
-    out.print()
-    out.print(rows)
+    print()
+    print_table(rows)
 
 
 def _print_layers(description: Description) -> None:
@@ -119,7 +119,7 @@ def _print_layers(description: Description) -> None:
     out = console()
     out.print()
     out.print("KV heads / MLP neurons that run, per layer and level", highlight=False)
-    out.print(rows)
+    print_table(rows)
 
 
 def _layer_text(layer: LayerPlan, full_heads_per_kv: int) -> str:

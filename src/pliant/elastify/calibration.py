@@ -40,6 +40,8 @@ def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: in
         raise ElastifyError(
             f"{windows} windows of {window_tokens} tokens asked for; at least 1 of 2 is needed"
         )
+    if path.exists() and not path.is_file():
+        raise ElastifyError(f"calibration file {path} cannot be read: it is not a file")
     try:
         content = path.read_bytes()
         text = content.decode("utf-8")
