@@ -1,5 +1,6 @@
 """Read, write and check bundles: a GGUF model, its levels and where they come from."""
 
+from pliant.bundle.adapters import Adapter, adapter_file_name, write_adapter
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.bundle import Bundle, open_bundle
 from pliant.bundle.check import Finding, check
@@ -12,6 +13,7 @@ from pliant.bundle.plan import LayerPlan, Level, Plan
 from pliant.bundle.write import write_bundle
 
 __all__ = [
+    "Adapter",
     "Architecture",
     "Bundle",
     "Description",
@@ -22,6 +24,7 @@ __all__ = [
     "Level",
     "Plan",
     "TensorInfo",
+    "adapter_file_name",
     "check",
     "check_levels",
     "cost_ratio",
@@ -29,5 +32,6 @@ __all__ = [
     "installed_bundles",
     "open_bundle",
     "per_token_cost",
+    "write_adapter",
     "write_bundle",
 ]
