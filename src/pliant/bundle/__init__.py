@@ -9,7 +9,7 @@ from pliant.bundle.describe import Description, describe
 from pliant.bundle.family import FAMILIES, Family
 from pliant.bundle.gguf import GgufFile, TensorInfo
 from pliant.bundle.installed import InstalledBundle, installed_bundles
-from pliant.bundle.levels import check_levels
+from pliant.bundle.levels import check_levels, with_adapter
 from pliant.bundle.plan import LayerPlan, Level, Plan
 from pliant.bundle.tensors import weight_tensors
 from pliant.bundle.write import write_bundle
@@ -37,6 +37,7 @@ __all__ = [
     "open_bundle",
     "per_token_cost",
     "weight_tensors",
+    "with_adapter",
     "write_adapter",
     "write_bundle",
 ]

@@ -157,9 +157,7 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
         rope_dim=rope_dim,
         rope_scaling_type=scaling,
         rope_scaling_factor=factor,
-        rope_original_context=keys.size(
-            keys.name("rope.scaling.original_context_length"), context
-        ),
+        rope_original_context=keys.size(keys.name("rope.scaling.original_context_length"), context),
         tied_embeddings=family.is_tied or "output.weight" not in gguf.tensors,
         has_rope_factors=family.rope_factors == "single" and ROPE_FACTORS in gguf.tensors,
         has_long_factors=family.rope_factors == "short_long" and LONG_FACTORS in gguf.tensors,
