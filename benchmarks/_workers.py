@@ -82,14 +82,14 @@ def pliant_worker(
     def run(task: Task) -> Any:
         if task.kind == "memory":
             return psutil.Process().memory_info().rss
-        plan = bundle.level(task.level).plan
+        level = bundle.level(task.level)
         inside[0] = 0.0
         start = time.perf_counter()
         if task.kind == "prefill":
-            engine.forward(plan, [Span(0, tokens[: task.tokens], 0)])
+            engine.forward(level, [Span(0, tokens[: task.tokens], 0)])
         else:
             for step in range(task.tokens):
-                engine.forward(plan, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
+                engine.forward(level, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
         seconds = time.perf_counter() - start
         return seconds, seconds - inside[0]
 

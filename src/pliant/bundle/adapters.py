@@ -89,7 +89,8 @@ class Adapter:
 
     def factors(self, name: str) -> tuple[Floats, Floats]:
         """A [rank, in] and B [out, rank] of a tensor, decoded; the scale is not in them."""
-        a, b = (self._decode(f"{name}{suffix}") for suffix in _SUFFIXES)
+        tensors = [self.gguf.tensors[f"{name}{suffix}"] for suffix in _SUFFIXES]
+        a, b = (decode_factor(self.gguf.tensor_bytes(info.name), info) for info in tensors)
         return a, b
 
     def _check_module(self, module: Module) -> None:
@@ -104,15 +105,15 @@ class Adapter:
                 f"its level has {module.rows} x {module.columns}"
             )
 
-    def _decode(self, name: str) -> Floats:
-        info = self.gguf.tensors[name]
-        data = self.gguf.tensor_bytes(name)
-        shape = info.shape[::-1]
-        if info.type is GgmlType.F16:
-            return np.frombuffer(data, "<f2").astype(np.float32).reshape(shape)
-        blocks = np.frombuffer(data, _Q8_0_DTYPE)
-        values = blocks["values"] * blocks["scale"].astype(np.float32)[:, None]
-        return np.asarray(values, dtype=np.float32).reshape(shape)
+
+def decode_factor(data: memoryview | npt.NDArray[np.uint8], info: TensorInfo) -> Floats:
+    """The values of a factor from its bytes, in rows as numpy has them."""
+    shape = info.shape[::-1]
+    if info.type is GgmlType.F16:
+        return np.frombuffer(data, "<f2").astype(np.float32).reshape(shape)
+    blocks = np.frombuffer(data, _Q8_0_DTYPE)
+    values = blocks["values"] * blocks["scale"].astype(np.float32)[:, None]
+    return np.asarray(values, dtype=np.float32).reshape(shape)
 
 
 def adapter_file_name(ratio: float) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bundle import Architecture, LayerPlan, Plan
+from pliant.engine.adapters import LevelAdapter
 from pliant.engine.attention import AttentionBuilder, BatchInputs
+from pliant.engine.corrections import TENSORS_PER_LAYER, TENSORS_PER_PIECE, Corrections
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
 from pliant.engine.mlp import add_mlp
@@ -40,15 +42,23 @@ class Model:
     inputs: Inputs
 
 
+@dataclass(frozen=True, eq=False)
+class Size:
+    """What a graph computes of the model. Compared by identity: graphs are cached by it."""
+
+    plan: Plan
+    adapter: LevelAdapter | None = None
+
+
 class Graph:
     """A built graph; `address` is what the backend computes once it has memory."""
 
-    def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
-        size = _tensors_needed(model, plan, len(spans))
-        self._context = Context(max_tensors=size, graph_size=size)
-        self.address = self._context.new_graph(size)
-        builder = _Builder(model, self._context, self.address, spans)
-        self._logits = builder.build(plan)
+    def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
+        needed = _tensors_needed(model, size, len(spans))
+        self._context = Context(max_tensors=needed, graph_size=needed)
+        self.address = self._context.new_graph(needed)
+        builder = _Builder(model, self._context, self.address, size.adapter, spans)
+        self._logits = builder.build(size.plan)
         self._cached = builder.cached
         self._row_bytes = model.kv.row_bytes
         self._first_rows = [0] * len(spans)
@@ -83,15 +93,17 @@ class Graph:
         self._context.close()
 
 
-def _tensors_needed(model: Model, plan: Plan, spans: int) -> int:
+def _tensors_needed(model: Model, size: Size, spans: int) -> int:
     weights = model.weights
     total = 64
-    for index, layer in enumerate(plan.layers):
+    for index, layer in enumerate(size.plan.layers):
         cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
         total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
         total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
         if layer.heads_per_kv < model.architecture.heads_per_kv:
             total += _TENSORS_PER_GROUP * layer.kv_heads
+        if size.adapter is not None:
+            total += TENSORS_PER_LAYER + TENSORS_PER_PIECE * (len(cut[1]) + 1)
     return total
 
 
@@ -99,13 +111,19 @@ class _Builder:
     """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
 
     def __init__(
-        self, model: Model, context: Context, graph: int, spans: tuple[SpanShape, ...]
+        self,
+        model: Model,
+        context: Context,
+        graph: int,
+        adapter: LevelAdapter | None,
+        spans: tuple[SpanShape, ...],
     ) -> None:
         self._a = model.architecture
         self._weights = model.weights
         self._c = context
         self._graph = graph
-        self._projector = Projector(context, model.weights)
+        corrections = None if adapter is None else Corrections(context, adapter)
+        self._projector = Projector(context, model.weights, corrections)
         n = sum(span.length for span in spans)
         outputs = sum(span.outputs for span in spans)
         inputs = model.inputs

@@ -89,6 +89,9 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     # struct ggml_tensor * ggml_mul_mat(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_mul_mat": (_P, [_P, _P, _P]),
+    # struct ggml_tensor * ggml_out_prod(struct ggml_context * ctx, struct ggml_tensor * a,
+    #     struct ggml_tensor * b)
+    "ggml_out_prod": (_P, [_P, _P, _P]),
     # struct ggml_tensor * ggml_add(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_add": (_P, [_P, _P, _P]),

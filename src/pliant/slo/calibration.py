@@ -68,10 +68,9 @@ class _Timer:
         from pliant.engine.span import Span
 
         engine = self.model.engine
-        plan = self.model.levels[level].plan
         span = Span(self.slot, self.tokens[: point.num_tokens], point.start)
         begin = self.clock()
-        engine.forward(plan, [span])
+        engine.forward(self.model.levels[level], [span])
         return self.clock() - begin
 
     def visit(self, level: int, point: Point, round_number: int) -> list[tuple[Point, float]]:
