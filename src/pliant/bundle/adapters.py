@@ -154,7 +154,7 @@ def write_adapter(
         "adapter.type": "lora",
         "adapter.lora.alpha": float(alpha),
     }
-    encoded = (_encode(matrices[spec.name], spec.type) for spec in specs)
+    encoded = ([_encode(matrices[spec.name], spec.type)] for spec in specs)
     write_gguf(path, metadata, specs, encoded)
     return Adapter.open(path)
 
