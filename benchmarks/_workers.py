@@ -24,11 +24,15 @@ LIBGOMP_SPINCOUNT = "300000"  # its default without OMP_WAIT_POLICY
 
 @dataclass(frozen=True)
 class Task:
-    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`."""
+    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`.
+
+    `is_bare`: without the level's adapter.
+    """
 
     kind: Literal["prefill", "decode", "memory"]
     tokens: int = 0
     level: float = 1.0
+    is_bare: bool = False
 
 
 class Worker:
@@ -83,13 +87,14 @@ def pliant_worker(
         if task.kind == "memory":
             return psutil.Process().memory_info().rss
         level = bundle.level(task.level)
+        size = level.plan if task.is_bare else level
         inside[0] = 0.0
         start = time.perf_counter()
         if task.kind == "prefill":
-            engine.forward(level, [Span(0, tokens[: task.tokens], 0)])
+            engine.forward(size, [Span(0, tokens[: task.tokens], 0)])
         else:
             for step in range(task.tokens):
-                engine.forward(level, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
+                engine.forward(size, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
         seconds = time.perf_counter() - start
         return seconds, seconds - inside[0]
 

@@ -103,7 +103,7 @@ class LevelMatrices:
         group, width = a.heads_per_kv * a.head_dim, layer.heads_per_kv * a.head_dim
         starts = [g * group for g in range(layer.kv_heads)]
         query: Ranges = tuple((start, start + width) for start in starts)
-        if width == group and starts:
+        if width == group or not starts:
             query = ((0, layer.kv_heads * group),)
         key_value: Ranges = ((0, layer.kv_heads * a.head_dim),)
         units = {
