@@ -20,7 +20,7 @@ from pliant.bundle import (
 )
 from pliant.elastify.export import write_gguf
 from pliant.elastify.source import read_config
-from pliant.elastify.submodel import logits
+from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
@@ -138,3 +138,33 @@ def test_what_has_no_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="provenance does not say"):
         export_hugging_face(scaled, scaled.levels[-1], tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+MODULES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", [UNIFORM, MIXED])
+def test_the_engine_equals_a_transformers_sub_model_with_lora(tmp_path: Path, plan: Plan) -> None:
+    """W + scale * B A added by hand to a sliced model that never saw a GGUF."""
+    bundle, level = adapted(tmp_path, plan)
+    model = slice_model(make_model(), plan)
+    adapter = bundle.adapters["a.gguf"]
+    for name in adapter.names:
+        _, index, part, _ = name.split(".")
+        a, b = adapter.factors(name)
+        if part in ("attn_q", "attn_k"):  # from pairs that rotate together to halves
+            dim = bundle.architecture.head_dim
+            b = b.reshape(-1, dim // 2, 2, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
+        linear = model.model.layers[int(index)].get_submodule(MODULES[part])
+        linear.weight += torch.from_numpy(adapter.scale * b @ a)
+    expected = logits(model, torch.tensor([TOKENS]))[0].numpy()
+    assert difference(engine_logits(bundle, level), expected) < 1e-2
