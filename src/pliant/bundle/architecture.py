@@ -157,9 +157,7 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
         rope_dim=rope_dim,
         rope_scaling_type=scaling,
         rope_scaling_factor=factor,
-        rope_original_context=keys.size(
-            keys.name("rope.scaling.original_context_length"), context
-        ),
+        rope_original_context=keys.size(keys.name("rope.scaling.original_context_length"), context),
         tied_embeddings=family.is_tied or "output.weight" not in gguf.tensors,
         has_rope_factors=family.rope_factors == "single" and ROPE_FACTORS in gguf.tensors,
         has_long_factors=family.rope_factors == "short_long" and LONG_FACTORS in gguf.tensors,
@@ -174,7 +172,10 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
 
 def _refuse_unsupported(gguf: GgufFile, keys: Keys) -> None:
     if any(keys.count(keys.name(key)) for key in ("expert_count", "expert_used_count")):
-        raise UnsupportedModelError(f"{gguf.path}: mixture-of-experts models are not supported")
+        raise UnsupportedModelError(
+            f"{gguf.path}: mixture-of-experts models are not supported; "
+            f"pliant runs {', '.join(SUPPORTED)} without experts"
+        )
     if keys.count("split.count") > 1:
         raise UnsupportedModelError(
             f"{gguf.path} is one part of a split model; merge the parts with llama-gguf-split"

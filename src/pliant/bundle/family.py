@@ -56,9 +56,7 @@ FAMILIES = {
         Family("smollm3", "pairs", nope_interval=4),
         Family("qwen2", "halves", has_qkv_bias=True),
         Family("qwen3", "halves", has_qk_norm=True),
-        Family(
-            "phi3", "halves", rope_factors="short_long", is_fused=True, scales_queries=True
-        ),
+        Family("phi3", "halves", rope_factors="short_long", is_fused=True, scales_queries=True),
         Family(
             "gemma2",
             "halves",

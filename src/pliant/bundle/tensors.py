@@ -60,9 +60,7 @@ def _split(whole: TensorInfo, index: int, parts: _Parts) -> Iterator[TensorInfo]
     columns, offset = whole.shape[0], whole.offset
     for part, rows in parts:
         nbytes = rows * row_size(whole.type, columns)
-        yield TensorInfo(
-            f"blk.{index}.{part}.weight", (columns, rows), whole.type, offset, nbytes
-        )
+        yield TensorInfo(f"blk.{index}.{part}.weight", (columns, rows), whole.type, offset, nbytes)
         offset += nbytes
 
 

@@ -29,9 +29,7 @@ class Projector:
         Raises PlanError if the columns do not fall on the weight type's blocks.
         """
         matrix = self._weights.matrix(index, name)
-        product = matrix.multiply(
-            self._c, x, rows, first_row=first_row, first_column=first_column
-        )
+        product = matrix.multiply(self._c, x, rows, first_row=first_row, first_column=first_column)
         bias = self._weights.find(f"blk.{index}.{name}.bias")
         if bias is None:
             return product
