@@ -35,7 +35,7 @@ def model_tensors(model: Any, config: SourceConfig, plan: Plan | None) -> Iterat
     yield "token_embd.weight", model.model.embed_tokens.weight
     if not config.tied_embeddings:
         yield "output.weight", model.lm_head.weight
-    yield "output_norm.weight", model.model.norm.weight + config.source.norm_shift
+    yield "output_norm.weight", model.model.norm.weight.float() + config.source.norm_shift
     yield from _rope_factors(config)
     for index, block in enumerate(model.model.layers):
         layer = None if plan is None else plan.layers[index]
@@ -58,7 +58,8 @@ def _layer_tensors(
 ) -> Iterator[NamedTensor]:
     for module, name in config.source.norms.items():
         if layer is None or layer.kv_heads or not name.startswith("attn"):
-            yield f"{name}.weight", block.get_submodule(module).weight + config.source.norm_shift
+            weight = block.get_submodule(module).weight.float()
+            yield f"{name}.weight", weight + config.source.norm_shift
     for projection in PROJECTIONS:
         linear, name = block.get_submodule(projection.name), _GGUF_NAMES[projection.name]
         weight = _rows(linear.weight, projection, config, layer)
