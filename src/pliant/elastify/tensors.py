@@ -18,7 +18,7 @@ from pliant.elastify.units import PROJECTIONS, Projection
 
 NamedTensor = tuple[str, torch.Tensor]
 
-_GGUF_NAMES = {
+GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -61,7 +61,7 @@ def _layer_tensors(
             weight = block.get_submodule(module).weight.float()
             yield f"{name}.weight", weight + config.source.norm_shift
     for projection in PROJECTIONS:
-        linear, name = block.get_submodule(projection.name), _GGUF_NAMES[projection.name]
+        linear, name = block.get_submodule(projection.name), GGUF_NAMES[projection.name]
         weight = _rows(linear.weight, projection, config, layer)
         if weight.numel():
             yield f"{name}.weight", weight
