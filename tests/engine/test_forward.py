@@ -114,7 +114,7 @@ def test_a_batch_equals_one_token_at_a_time(models, type_: str, layout: str) -> 
     plans.append(Plan((LayerPlan(2, 2, 256), LayerPlan(2, 2, 512), LayerPlan(4, 2, 0))))
     for plan in plans:
         batch = engine.forward(plan, [Span(0, TOKENS[:20], 0, "all")])
-        steps = [engine.forward(plan, [Span(1, [t], i)]) for i, t in enumerate(TOKENS[:20])]
+        steps = [engine.forward(plan, [Span(1, [t], i)]).copy() for i, t in enumerate(TOKENS[:20])]
         assert difference(batch, np.concatenate(steps)) <= BATCH_TOLERANCE[type_]
     engine.close()
 
@@ -283,3 +283,19 @@ def test_a_closed_engine_says_so(models) -> None:
     engine.close()
     with pytest.raises(RequestError, match="closed"):
         engine.forward(Plan.full(engine.architecture), [Span(0, [1], 0)])
+
+
+def test_steps_that_follow_each_other_equal_steps_between_other_batches(models) -> None:
+    """Up to and beyond the end of a padded KV length, and after a step that is repeated."""
+    results = []
+    for interrupted in (False, True):
+        engine = engine_of(models("F16"))
+        full = Plan.full(engine.architecture)
+        engine.forward(full, [Span(1, TOKENS[:250], 0, "none")])
+        found = []
+        for at in (*range(250, 262), 255, *range(256, 260)):
+            if interrupted:
+                engine.forward(full, [Span(2, TOKENS[:2], 0)])
+            found.append(engine.forward(full, [Span(1, [TOKENS[at]], at)]).copy())
+        results.append(np.concatenate(found))
+    np.testing.assert_array_equal(*results)

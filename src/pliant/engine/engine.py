@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pliant.bundle import Bundle, Level, Plan
 from pliant.engine.adapters import AdapterPool
-from pliant.engine.graph import Model, Size
+from pliant.engine.graph import Graph, Model, Size
 from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
@@ -38,6 +38,18 @@ class MemoryUse:
     adapters: int
 
 
+@dataclass
+class _Pass:
+    """A graph about to be computed. The rest is what a decode step needs to follow another."""
+
+    asked: Plan | Level
+    graph: Graph
+    logits: NDArray[np.float32]
+    slot: int
+    next_position: int
+    kv_length: int
+
+
 class Engine:
     """Owns weights, KV slots and graphs. `forward` may be called from several threads."""
 
@@ -63,6 +75,7 @@ class Engine:
         self._adapters = AdapterPool()
         self._sizes: dict[Plan | Level, Size] = {}
         self._last: tuple[Plan | Level, Size] | None = None
+        self._step: _Pass | None = None
         self._lock = threading.Lock()
         self._closed = False
         sizes = [self._size(level) for level in reversed(bundle.levels)]
@@ -88,6 +101,7 @@ class Engine:
 
         Returns the logits wanted, float32 [outputs, vocab], in the order of the spans. Keys and
         values land in the spans' slots; rows a span starts after must have been computed before.
+        A decode step reuses the array of the step before it in the same slot: copy to keep.
         Raises PlanError for a plan the model cannot run, UnknownLevelError for a level whose
         adapter is not in the bundle, ContextOverflowError for positions past
         the slot, RequestError for other bad spans.
@@ -95,18 +109,11 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise RequestError("the model is closed")
-            known = self._size(size)
-            shapes = self._shapes(spans)
-            rows = [span.slot * self.context_length for span in spans]
-            graph = self._graphs.get(known, shapes)
-            if known.adapter is not None:
-                self._adapters.use(known.adapter)
-            graph.use_slots(rows)
-            self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+            work = self._advance(size, spans) or self._prepare(size, spans)
             self._backend.threads = self._threads.begin()
-            self._backend.compute(graph.address)
+            self._backend.compute(work.graph.address)
             self._threads.end()
-            return graph.logits.copy()
+            return work.logits
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
@@ -129,6 +136,40 @@ class Engine:
             self._kv.close()
             self._adapters.close()
             self._weights.close()
+
+    def _advance(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass | None:
+        """The last pass with its inputs moved on, if `spans` is the decode step after it.
+
+        Most passes are such steps, and little but four numbers changes from one to the next.
+        """
+        step, span = self._step, spans[0] if len(spans) == 1 else None
+        if step is None or span is None or asked is not step.asked or span.slot != step.slot:
+            return None
+        if span.start != step.next_position or span.outputs != "last" or len(span.tokens) != 1:
+            return None
+        token = span.tokens[0]
+        if span.start >= step.kv_length or not 0 <= token < self.architecture.vocab_size:
+            return None
+        self._inputs.advance(token)
+        step.next_position += 1
+        return step
+
+    def _prepare(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass:
+        """The graph for any batch, with its inputs written."""
+        self._step = None
+        size = self._size(asked)
+        shapes = self._shapes(spans)
+        rows = [span.slot * self.context_length for span in spans]
+        graph = self._graphs.get(size, shapes)
+        if size.adapter is not None:
+            self._adapters.use(size.adapter)
+        graph.use_slots(rows)
+        self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+        first, kv_length = spans[0], shapes[0].kv_length
+        work = _Pass(asked, graph, graph.new_logits(), first.slot, first.start + 1, kv_length)
+        if shapes == (SpanShape(1, kv_length, 1),):
+            self._step = work
+        return work
 
     def _size(self, asked: Plan | Level) -> Size:
         """The size checked before that equals what is asked for; its identity stands for it.

@@ -6,7 +6,6 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,10 @@ class Size:
 
 
 class Graph:
-    """A built graph; `address` is what the backend computes once it has memory."""
+    """A built graph; `address` is what the backend computes once it has memory.
+
+    `hidden` is the state before the output product, the last of the intermediate results.
+    """
 
     def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
         needed = _tensors_needed(model, size, len(spans))
@@ -59,26 +61,21 @@ class Graph:
         self.address = self._context.new_graph(needed)
         builder = _Builder(model, self._context, self.address, size.adapter, spans)
         self._logits = builder.build(size.plan)
+        if self._logits is not None:
+            # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
+            self._logits.point_to(self._logits.address)
+        self.hidden = builder.hidden
         self._cached = builder.cached
         self._row_bytes = model.kv.row_bytes
         self._first_rows = [0] * len(spans)
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
-    @property
-    def result(self) -> Tensor:
-        """What the graph computes last: the logits [vocab, outputs]. Asserts that it has any."""
-        assert self._logits is not None
-        return self._logits
-
-    @cached_property
-    def logits(self) -> NDArray[np.float32]:
-        """Where a computed graph leaves its logits [outputs, vocab]; the next graph overwrites it.
-
-        Only after memory was given; the memory stays where it is as long as the graph is valid.
-        """
-        if self._logits is None:
-            return np.empty((0, self._logits_shape[1]), dtype=np.float32)
-        return self._logits.numpy().reshape(self._logits_shape)
+    def new_logits(self) -> NDArray[np.float32]:
+        """An array [outputs, vocab] for the caller to keep: the next computation fills it."""
+        logits = np.empty(self._logits_shape, dtype=np.float32)
+        if self._logits is not None:
+            self._logits.point_to(logits.ctypes.data)
+        return logits
 
     def use_slots(self, first_rows: list[int]) -> None:
         """Let the spans attend to the slots that begin at these rows of the cache."""
@@ -125,6 +122,7 @@ class _Builder:
         corrections = None if adapter is None else Corrections(context, adapter)
         self._projector = Projector(context, model.weights, corrections)
         n = sum(span.length for span in spans)
+        self.hidden: Tensor | None = None
         outputs = sum(span.outputs for span in spans)
         inputs = model.inputs
         self._tokens = context.view(inputs.tokens, (n,))
@@ -155,7 +153,8 @@ class _Builder:
                 self._store_only(x, index, layer)
                 return None
             x = self._layer(x, index, layer, last=index == last)
-        logits = self._logits(self._norm(x, "output_norm.weight"))
+        self.hidden = self._norm(x, "output_norm.weight")
+        logits = self._logits(self.hidden)
         self._expand(logits)
         return logits
 

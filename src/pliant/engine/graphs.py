@@ -76,7 +76,8 @@ class GraphCache:
         length = min(max_batch, kv_length)
         shapes = (SpanShape(length, kv_length, 1),)
         graph = self._build(Size(Plan.full(architecture)), shapes)
-        self._allocator.use_huge_pages(graph.result)
+        assert graph.hidden is not None
+        self._allocator.use_huge_pages(graph.hidden)
         graph.close()
 
     def _build(self, size: Size, shapes: tuple[SpanShape, ...]) -> Graph:
