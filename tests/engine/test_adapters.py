@@ -51,7 +51,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def engine_of(bundle: Bundle, **options) -> Engine:
-    return Engine(bundle, EngineOptions(**{"threads": 2} | options))
+    return Engine(bundle, EngineOptions(**{"threads": 1} | options))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -63,7 +63,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 def both_ways(engine: Engine, level: Level | Plan) -> tuple[np.ndarray, np.ndarray]:
     """Logits of TOKENS as one prompt, and one by one."""
     batch = engine.forward(level, [Span(0, TOKENS, 0, "all")])
-    steps = [engine.forward(level, [Span(1, [t], i)]) for i, t in enumerate(TOKENS)]
+    steps = [engine.forward(level, [Span(1, [t], i)]).copy() for i, t in enumerate(TOKENS)]
     return batch, np.concatenate(steps)
 
 
