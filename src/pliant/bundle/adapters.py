@@ -8,7 +8,7 @@ W x + alpha / rank * B (A x). Sizes are those of the level's sub-model, not of t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shorten
@@ -71,6 +71,7 @@ class Adapter:
         ranks = {_check_pair(gguf, name) for name in names}
         if len(ranks) > 1:
             raise CorruptFileError(f"{gguf.path}: factors of several ranks: {sorted(ranks)}")
+        _check_types(gguf, names)
         return Adapter(gguf, architecture, _alpha(gguf), ranks.pop(), names)
 
     def check_fits(self, architecture: Architecture, plan: Plan) -> None:
@@ -236,6 +237,15 @@ def _check_pair(gguf: GgufFile, name: str) -> int:
             f"they must be equal and at most {MAX_RANK}"
         )
     return a.shape[1]
+
+
+def _check_types(gguf: GgufFile, names: Iterable[str]) -> None:
+    """Modules with the same input have their A multiplied together, so these need one type."""
+    types: dict[int, GgmlType] = {}
+    for name in names:
+        info = gguf.tensors[f"{name}.lora_a"]
+        if types.setdefault(info.shape[0], info.type) is not info.type:
+            raise CorruptFileError(f"{gguf.path}: {info.name!r} has another type than the other A")
 
 
 def _factor(gguf: GgufFile, name: str) -> TensorInfo:
