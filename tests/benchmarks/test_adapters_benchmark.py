@@ -13,7 +13,7 @@ from _synthetic import Shape, make_adapted_bundle, make_bundle
 from adapters import RANK, Bench
 
 TINY = Shape(
-    layers=1, hidden=256, heads=4, kv_heads=2, head_dim=128, ff=2048, vocab=256, context=1024
+    layers=2, hidden=256, heads=8, kv_heads=4, head_dim=128, ff=2048, vocab=256, context=1024
 )
 
 
