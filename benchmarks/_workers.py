@@ -22,11 +22,15 @@ DEPTH = 512
 
 @dataclass(frozen=True)
 class Task:
-    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`."""
+    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`.
+
+    `is_bare`: without the level's adapter.
+    """
 
     kind: Literal["prefill", "decode", "memory"]
     tokens: int = 0
     level: float = 1.0
+    is_bare: bool = False
 
 
 class Worker:
@@ -79,14 +83,15 @@ def pliant_worker(
     def run(task: Task) -> Any:
         if task.kind == "memory":
             return psutil.Process().memory_info().rss
-        plan = bundle.level(task.level).plan
+        level = bundle.level(task.level)
+        size = level.plan if task.is_bare else level
         inside[0] = 0.0
         start = time.perf_counter()
         if task.kind == "prefill":
-            engine.forward(plan, [Span(0, tokens[: task.tokens], 0)])
+            engine.forward(size, [Span(0, tokens[: task.tokens], 0)])
         else:
             for step in range(task.tokens):
-                engine.forward(plan, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
+                engine.forward(size, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
         seconds = time.perf_counter() - start
         return seconds, seconds - inside[0]
 

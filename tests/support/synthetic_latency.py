@@ -51,14 +51,13 @@ class FakeEngine:
     def clock(self) -> float:
         return self.now
 
-    def forward(self, plan: Plan, spans: Sequence[Any]) -> None:
+    def forward(self, asked: Level, spans: Sequence[Any]) -> None:
         (span,) = spans
         assert span.start + len(span.tokens) <= self.context_length
         assert 0 <= span.slot < self.num_slots
-        ratio = next(level.ratio for level in self.levels if level.plan == plan)
-        level = next(level for level in self.truth.levels if level.ratio == ratio)
+        level = next(level for level in self.truth.levels if level.ratio == asked.ratio)
         count = len(span.tokens)
-        self.calls.append((ratio, count, span.start))
+        self.calls.append((level.ratio, count, span.start))
         time_ms = level.decode.ms(span.start) if count == 1 else level.prefill_ms(count, span.start)
         self.now += time_ms * self.slowness / 1000
 

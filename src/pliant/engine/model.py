@@ -156,11 +156,11 @@ class ElasticModel:
 
         Raises as `generate` does.
         """
-        plan = self.bundle.level(level).plan
+        chosen = self.bundle.level(level)
         tokens = self.encode_prompt(prompt)
         self._require_room(len(tokens), f"the prompt has {len(tokens)} tokens")
         with self._slots.lease() as [slot]:
-            return all_logits(self.engine, plan, slot, tokens)
+            return all_logits(self.engine, chosen, slot, tokens)
 
     def score(self, prompt: Prompt, choices: Sequence[str], *, level: float = 1.0) -> list[float]:
         """Mean log-probability per token of each choice as the continuation of `prompt`.
@@ -168,7 +168,7 @@ class ElasticModel:
         The prompt is computed once. Raises as `generate` does, and RequestError without choices
         or for an empty one.
         """
-        plan = self.bundle.level(level).plan
+        chosen = self.bundle.level(level)
         if isinstance(choices, str) or not choices:
             raise RequestError("choices is a list of at least one text")
         tokens = self.encode_prompt(prompt)
@@ -180,7 +180,7 @@ class ElasticModel:
                 f"the choice {shorten(choice)} has {len(continuation)} tokens "
                 f"after the prompt's {len(tokens)}",
             )
-        return score_continuations(self.engine, self._slots, plan, tokens, continuations)
+        return score_continuations(self.engine, self._slots, chosen, tokens, continuations)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The tokens that `prompt` is computed as; names of control tokens in it stay text.
