@@ -6,6 +6,7 @@ in size, as `deci`, the one for which llama.cpp reads per-layer sizes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,23 @@ import torch
 from gguf import GGMLQuantizationType as QuantType
 
 from pliant.bundle.plan import Plan
+from pliant.elastify.activations import ImportanceMatrix
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.quantization import (
+    FILE_TYPES,
+    QUANTIZATIONS,
+    check_quantization,
+    encode,
+    output_type,
+    stored_bytes,
+    stored_type,
+)
 from pliant.elastify.source import RopeScaling, SourceConfig, config_of
 from pliant.elastify.submodel import prefix
 from pliant.elastify.units import PROJECTIONS
 from pliant.elastify.vocabulary import Vocabulary
 from pliant.errors import ElastifyError, PlanError
 
-Array = npt.NDArray[Any]
-
-QUANTIZATIONS = {"F16": QuantType.F16, "Q8_0": QuantType.Q8_0, "Q4_0": QuantType.Q4_0}
-_FILE_TYPES = {
-    "F16": gguf.LlamaFileType.MOSTLY_F16,
-    "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-}
 _GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -45,28 +49,39 @@ _GGUF_NAMES = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor to write: `weight` in rows, as transformers has it, still float32."""
+    """One tensor to write: `weight` in rows, as transformers has it; its columns' importance."""
 
     name: str
     weight: torch.Tensor
     type: QuantType
+    importance: npt.NDArray[np.float32] | None = None
 
 
 def write_gguf(
-    model: Any, vocabulary: Vocabulary, path: Path, quantization: str, name: str
+    model: Any,
+    vocabulary: Vocabulary,
+    path: Path,
+    quantization: str,
+    name: str,
+    *,
+    importance: ImportanceMatrix | None = None,
+    track: Track = untracked,
 ) -> None:
     """Writes a transformers Llama-type model, whole, as architecture `llama`.
 
-    `quantization` is a key of QUANTIZATIONS. Norms stay F32; in Q4_0 files the output matrix
-    (the embeddings, if tied) is Q8_0; a matrix whose rows are not whole blocks is F16. Raises
-    ElastifyError for an unknown quantization.
+    `quantization` is a key of QUANTIZATIONS. Norms stay F32; in files of 4 and 5 bits the output
+    matrix (the embeddings, if tied) has more (Q8_0 for Q4_0, else Q6_K); a matrix whose rows are
+    not whole blocks is Q8_0, or F16. A few rows at a time are in memory. The weights of a model
+    on torch's device "meta" are left out: a sparse file of the right size. Raises ElastifyError
+    for an unknown quantization.
     """
     config = config_of(model.config)
     writer = _writer(path, "llama", config, vocabulary, quantization, name)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
     writer.add_feed_forward_length(config.ff)
-    _write(writer, list(_entries(model, config, None, QUANTIZATIONS[quantization])))
+    entries = _entries(model, config, None, QUANTIZATIONS[quantization], importance or {})
+    _write(writer, list(entries), track)
 
 
 def write_submodel_gguf(
@@ -86,7 +101,7 @@ def write_submodel_gguf(
     writer.add_head_count([layer.heads for layer in plan.layers])
     writer.add_head_count_kv([layer.kv_heads for layer in plan.layers])
     writer.add_feed_forward_length([layer.ff for layer in plan.layers])
-    _write(writer, list(_entries(model, config, plan, QUANTIZATIONS[quantization])))
+    _write(writer, list(_entries(model, config, plan, QUANTIZATIONS[quantization], {})), untracked)
 
 
 def rope_factors(config: SourceConfig, scaling: RopeScaling) -> npt.NDArray[np.float32]:
@@ -109,21 +124,27 @@ def interleave_rotary(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def _entries(
-    model: Any, config: SourceConfig, plan: Plan | None, type_: QuantType
+    model: Any,
+    config: SourceConfig,
+    plan: Plan | None,
+    type_: QuantType,
+    importance: ImportanceMatrix,
 ) -> Iterator[_Entry]:
-    output_type = QuantType.Q8_0 if type_ is QuantType.Q4_0 else type_
+    head_type = output_type(type_)
     embeddings = model.model.embed_tokens.weight
-    yield _Entry("token_embd.weight", embeddings, output_type if config.tied_embeddings else type_)
+    yield _Entry("token_embd.weight", embeddings, head_type if config.tied_embeddings else type_)
     if not config.tied_embeddings:
-        yield _Entry("output.weight", model.lm_head.weight, output_type)
+        yield _Entry("output.weight", model.lm_head.weight, head_type)
     yield _Entry("output_norm.weight", model.model.norm.weight, QuantType.F32)
     if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
         factors = torch.from_numpy(rope_factors(config, config.rope_scaling))
         yield _Entry("rope_freqs.weight", factors, QuantType.F32)
+    columns = {(layer, _GGUF_NAMES[name]): values for (layer, name), values in importance.items()}
     for index in range(config.num_layers):
         for name, weight in _layer_weights(model, config, plan, index):
             matrix_type = QuantType.F32 if weight.ndim == 1 else type_
-            yield _Entry(f"blk.{index}.{name}.weight", weight, matrix_type)
+            full_name = f"blk.{index}.{name}.weight"
+            yield _Entry(full_name, weight, matrix_type, columns.get((index, name)))
 
 
 def _layer_weights(
@@ -144,18 +165,12 @@ def _layer_weights(
             yield _GGUF_NAMES[projection.name], weight
 
 
-def _stored_type(entry: _Entry) -> QuantType:
-    block, _ = gguf.GGML_QUANT_SIZES[entry.type]
-    return entry.type if entry.weight.shape[-1] % block == 0 else QuantType.F16
-
-
 @torch.no_grad()
-def _write(writer: Any, entries: list[_Entry]) -> None:
-    """Two passes, so that one quantized tensor at a time is in memory."""
-    for entry in entries:
-        type_ = _stored_type(entry)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[type_]
-        nbytes = entry.weight.numel() // block * block_bytes
+def _write(writer: Any, entries: list[_Entry], track: Track) -> None:
+    """Two passes, so that a few rows of one tensor at a time are in memory."""
+    types = [stored_type(entry.type, entry.weight.shape[-1]) for entry in entries]
+    for entry, type_ in zip(entries, types, strict=True):
+        nbytes = stored_bytes(type_, entry.weight.numel())
         # The element type only matters where no raw type is given.
         writer.add_tensor_info(
             entry.name, tuple(entry.weight.shape), np.dtype(np.float32), nbytes, raw_dtype=type_
@@ -164,13 +179,28 @@ def _write(writer: Any, entries: list[_Entry]) -> None:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for entry in entries:
-            values = np.ascontiguousarray(entry.weight.float().numpy())
-            writer.write_tensor_data(gguf.quants.quantize(values, _stored_type(entry)))
+        file = writer.fout[0]
+        writer.write_padding(file, file.tell())
+        pairs = list(zip(entries, types, strict=True))
+        for entry, type_ in track(pairs, "export", len(pairs)):
+            _write_tensor(file, entry, type_)
+            writer.write_padding(file, stored_bytes(type_, entry.weight.numel()))
     except OSError as error:
         raise ElastifyError(f"{writer.path} cannot be written: {error}") from error
     finally:
         writer.close()
+
+
+def _write_tensor(file: Any, entry: _Entry, type_: QuantType) -> None:
+    if entry.weight.is_meta:
+        file.truncate(file.tell() + stored_bytes(type_, entry.weight.numel()))
+        file.seek(0, os.SEEK_END)
+        return
+    try:
+        for piece in encode(entry.weight, type_, entry.importance):
+            file.write(piece.data)
+    except ValueError as error:
+        raise ElastifyError(f"{entry.name} cannot be stored as {type_.name}: {error}") from error
 
 
 def _writer(
@@ -181,12 +211,10 @@ def _writer(
     quantization: str,
     name: str,
 ) -> Any:
-    if quantization not in QUANTIZATIONS:
-        supported = ", ".join(QUANTIZATIONS)
-        raise ElastifyError(f"quantization {quantization!r} is not one of {supported}")
+    check_quantization(quantization)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[quantization])
+    writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.context_length)
