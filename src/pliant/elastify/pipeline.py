@@ -182,9 +182,14 @@ def _levels(
     model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
-    columns = architecture.num_heads * architecture.head_dim
-    block = block_length(stored_type(check_quantization(quantization), columns))
+    block = attention_block(architecture, quantization)
     return choose_levels(architecture, anchors, targets=targets, block=block)
+
+
+def attention_block(architecture: Architecture, quantization: str) -> int:
+    """Columns of the attention's output matrix that are stored together."""
+    columns = architecture.num_heads * architecture.head_dim
+    return block_length(stored_type(check_quantization(quantization), columns))
 
 
 def _references(
