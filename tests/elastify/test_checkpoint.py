@@ -168,7 +168,7 @@ ENTRY = st.fixed_dictionaries(
 
 
 @given(header=st.dictionaries(st.text(max_size=4), ENTRY | st.integers()), size=st.integers(0, 99))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_odd_headers_are_explained(folder: Path, header: Any, size: int) -> None:
     text = json.dumps(header).encode()
     content = struct.pack("<Q", len(text)) + text + bytes(size)
@@ -182,7 +182,7 @@ def test_odd_headers_are_explained(folder: Path, header: Any, size: int) -> None
 
 
 @given(cut=st.integers(0, 3000), byte=st.integers(0, 255))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_changed_headers_are_explained(folder: Path, cut: int, byte: int) -> None:
     values = {"a": np.zeros(300, np.float32), "b": np.ones((3, 5), np.float32)}
     save_file({k: torch.from_numpy(v) for k, v in values.items()}, folder / "model.safetensors")

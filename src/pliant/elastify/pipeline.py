@@ -61,6 +61,7 @@ class Source:
     folder: Path
     config: SourceConfig
     vocabulary: Vocabulary
+    tokenizer: Any
     tensors: dict[str, StoredTensor]
 
 
@@ -95,17 +96,14 @@ def elastify(
     out = Path(out).absolute()
     source = check_source(Path(hf_dir), out, quantization)
     device_name = choose_device(device)
-    tokenizer = load_tokenizer(source.folder)
     window_tokens = min(window_tokens, source.config.context_length)
-    text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
-    report(
-        f"read {source.folder}: {source.config.num_layers} layers; "
-        f"{text.num_tokens} calibration tokens"
-    )
+    text = read_calibration(Path(calibration), source.tokenizer, windows, window_tokens)
+    layers = source.config.num_layers
+    report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
     digests = check_values(source.folder, source.tensors, track)
     provenance = _provenance(source.config, digests, text)
-    inputs = {**provenance, "tokens": list(text.shape), "dtype": dtype, "device": device_name}
-    work = WorkFolder(out, inputs)
+    options = {"windows": text.shape, "dtype": dtype, "device": device_name}
+    work = WorkFolder(out, {**provenance, **options})
 
     model = load_model(source.folder, dtype, device_name)
     analysis = analyse(model, source.config, text, work, track)
@@ -117,7 +115,7 @@ def elastify(
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
     draft = _export(model, source, analysis, quantization, out.name, work, track)
-    num_lines = check_tokens(draft, tokenizer, sample)
+    num_lines = check_tokens(draft, source.tokenizer, sample)
     report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
     choice = _levels(draft, chosen, targets, quantization)
     references = _references(model, choice.levels, sample, work, track)
@@ -128,11 +126,9 @@ def elastify(
     verification = Verification(len(sample), difference, checks)
     for line in (*choice.notes, *verification.lines()):
         report(line)
-    provenance |= analysis.provenance(chosen) | {
-        "quantization": quantization,
-        "notes": list(choice.notes),
-        "verification": asdict(verification),
-    }
+    provenance |= analysis.provenance(chosen)
+    provenance |= {"quantization": quantization, "notes": list(choice.notes)}
+    provenance |= {"verification": asdict(verification)}
     bundle = write_bundle(out, draft, choice.levels, provenance)
     work.remove()
     return bundle
@@ -147,7 +143,7 @@ def check_source(folder: Path, out: Path, quantization: str) -> Source:
     refuse_foreign(out)
     config = read_config(folder)
     vocabulary = read_vocabulary(folder, config.vocab_size)
-    return Source(folder, config, vocabulary, read_weights(folder))
+    return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
 
 
 def _reorder(
