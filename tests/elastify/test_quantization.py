@@ -74,7 +74,7 @@ def test_what_is_too_large_for_f16_is_named(tmp_path: Path) -> None:
         write_gguf(model, vocabulary, tmp_path / "model.gguf", "F16", "tiny")
 
 
-@pytest.mark.parametrize(("name", "limit"), [("Q4_K", 0.6), ("Q5_K", 0.4), ("Q6_K", 0.2)])
+@pytest.mark.parametrize(("name", "limit"), [("Q4_K", 0.8), ("Q5_K", 0.5), ("Q6_K", 0.35)])
 def test_llama_cpp_reads_k_quants(
     name: str, limit: float, tokens: torch.Tensor, tmp_path: Path
 ) -> None:

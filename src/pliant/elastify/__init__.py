@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pliant.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from pliant.elastify.forecast import Forecast as Forecast
-    from pliant.elastify.forecast import forecast as forecast
+    from pliant.elastify.estimate import Forecast as Forecast
+    from pliant.elastify.estimate import forecast as forecast
     from pliant.elastify.pipeline import elastify as elastify
 
 _MODULES = {
     "elastify": "pliant.elastify.pipeline",
-    "forecast": "pliant.elastify.forecast",
-    "Forecast": "pliant.elastify.forecast",
+    "forecast": "pliant.elastify.estimate",
+    "Forecast": "pliant.elastify.estimate",
 }
 _EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf"}
 

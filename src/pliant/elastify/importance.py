@@ -36,7 +36,7 @@ def taylor_scores(
     scores = _empty_scores(config)
 
     def add(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
-        _add_score(scores, config, layer, projection, weight.float() * g)
+        _add_score(scores, config, layer, projection, weight.float().mul_(g))
 
     windows = torch.split(torch.cat(list(batches)), 1)
     for window in track(windows, "importance of units", len(windows)):

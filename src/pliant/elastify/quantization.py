@@ -42,7 +42,7 @@ _OUTPUT_TYPES = {
     QuantType.Q4_K: QuantType.Q6_K,
     QuantType.Q5_K: QuantType.Q6_K,
 }
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 20
 # Columns that are never used still have to survive rounding: their share of the mean importance.
 _LEAST_IMPORTANCE = 1e-3
 

@@ -26,8 +26,8 @@ MAX_REORDER_DIFFERENCE = {"f32": 1e-4, "bf16": 1.0}
 MAX_RELATIVE_ERROR = {
     "F16": 0.02,
     "Q8_0": 0.2,
-    "Q6_K": 0.3,
-    "Q5_K": 0.5,
+    "Q6_K": 0.4,
+    "Q5_K": 0.6,
     "Q4_K": 0.8,
     "Q4_0": 0.8,
 }

@@ -58,7 +58,7 @@ class WorkFolder:
         """The arrays that `make` returns, or returned in an earlier run."""
         path = self.file(f"{name}.npz", inputs, partial(_save, make))
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             path.unlink(missing_ok=True)
