@@ -68,6 +68,17 @@ def test_the_same_input_gives_the_same_file(source: Path, calibration_file: Path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_sixteen_bit_weights(
+    source: Path, calibration_file: Path, dtype: Any, tmp_path: Path
+) -> None:
+    load_model(source, "bf16").save_pretrained(source)
+    bundle = elastic(source, calibration_file, quantization="F16", dtype=dtype, targets=(0.6,))
+    told = provenance(bundle.path)
+    assert (told["verification"]["reorder_difference"] <= 1e-4) is (dtype == "f32")
+    assert all(level["relative_error"] < 0.02 for level in told["verification"]["levels"])
+
+
 def test_the_number_of_anchors_can_be_chosen(source: Path, calibration_file: Path) -> None:
     bundle = elastic(source, calibration_file, anchors=2, targets=(0.6,))
     assert len(provenance(bundle.path)["anchors"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import Calibration, mean_loss
-from pliant.elastify.importance import taylor_scores
+from pliant.elastify.importance import order_by, taylor_scores
 from pliant.elastify.progress import Track
 from pliant.elastify.source import SourceConfig
-from pliant.elastify.units import UnitScores
+from pliant.elastify.units import UnitOrder, UnitScores
 from pliant.elastify.work import Arrays, WorkFolder
 
 # Leaving out a layer shows in a few windows, and costs a pass over the model per layer.
@@ -30,6 +31,17 @@ class Analysis:
     losses_without_layer: tuple[float, ...]
     importance: ImportanceMatrix
     scores: UnitScores
+
+    @property
+    def order(self) -> UnitOrder:
+        """Of the units in the reordered model."""
+        return order_by(self.scores)
+
+    @property
+    def order_sha256(self) -> str:
+        """What everything that is made of the reordered model depends on."""
+        order = self.order
+        return hashlib.sha256(order.heads.tobytes() + order.neurons.tobytes()).hexdigest()
 
     def anchors(self, count: int | None) -> tuple[int, ...]:
         """The `count` anchor layers (None: about a fifth of all)."""

@@ -20,7 +20,6 @@ from pliant.elastify.analysis import Analysis, analyse
 from pliant.elastify.calibration import Calibration, read_calibration
 from pliant.elastify.checkpoint import StoredTensor, check_values
 from pliant.elastify.export import write_gguf
-from pliant.elastify.importance import order_by
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import block_length, check_quantization, stored_type
@@ -118,7 +117,7 @@ def elastify(
     num_lines = check_tokens(draft, source.tokenizer, sample)
     report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
     choice = _levels(draft, chosen, targets, quantization)
-    references = _references(model, choice.levels, sample, work, track)
+    references = _references(model, choice.levels, analysis, sample, work, track)
     del model
     gc.collect()
 
@@ -150,7 +149,7 @@ def _reorder(
     model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor, dtype: Dtype
 ) -> float:
     before = logits(model, sample[None])
-    reorder_model(model, config, order_by(analysis.scores))
+    reorder_model(model, config, analysis.order)
     return reorder_difference(before, logits(model, sample[None]), dtype)
 
 
@@ -164,14 +163,15 @@ def _export(
     track: Track,
 ) -> Path:
     """The whole model as a GGUF file in the work folder."""
-    importance = reorder_columns(analysis.importance, order_by(analysis.scores))
+    importance = reorder_columns(analysis.importance, analysis.order)
 
     def write(path: Path) -> None:
         write_gguf(
             model, source.vocabulary, path, quantization, name, importance=importance, track=track
         )
 
-    return work.file("model.gguf", {"quantization": quantization, "name": name}, write)
+    inputs = {"order": analysis.order_sha256, "quantization": quantization, "name": name}
+    return work.file("model.gguf", inputs, write)
 
 
 def _levels(
@@ -189,7 +189,12 @@ def attention_block(architecture: Architecture, quantization: str) -> int:
 
 
 def _references(
-    model: Any, levels: Sequence[Level], sample: torch.Tensor, work: WorkFolder, track: Track
+    model: Any,
+    levels: Sequence[Level],
+    analysis: Analysis,
+    sample: torch.Tensor,
+    work: WorkFolder,
+    track: Track,
 ) -> Callable[[Level], Any]:
     """What transformers computes at each level, in files: so the model can go before the engine
     loads its own."""
@@ -197,8 +202,9 @@ def _references(
     def write(level: Level, path: Path) -> None:
         np.save(path, expected_logits(model, level, sample))
 
+    inputs = {"order": analysis.order_sha256}
     paths = {
-        level.ratio: work.file("logits.npy", asdict(level), partial(write, level))
+        level.ratio: work.file("logits.npy", {**inputs, **asdict(level)}, partial(write, level))
         for level in track(levels, "reference logits", len(levels))
     }
     return lambda level: np.load(paths[level.ratio], allow_pickle=False)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,12 +133,13 @@ def load_model(folder: Path, dtype: Dtype = "f32", device: str = "cpu") -> Any:
     """
     stored = _TORCH_DTYPES[_common_dtype(read_weights(folder))]
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=stored if dtype == "f32" else torch.bfloat16,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        with _no_bars_of_transformers():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=stored if dtype == "f32" else torch.bfloat16,
+                local_files_only=True,
+                use_safetensors=True,
+            )
     except Exception as error:  # safetensors and transformers have no common error class
         raise ElastifyError(f"the weights in {folder} cannot be read: {error}") from error
     if dtype == "f32":
@@ -158,6 +160,19 @@ def choose_device(name: Device) -> str:
         there = ", ".join(device for device, is_there in present.items() if is_there)
         raise ElastifyError(f"there is no device {name!r} here (there is {there})")
     return name
+
+
+@contextmanager
+def _no_bars_of_transformers() -> Iterator[None]:
+    """Mapping files takes no time, and stderr is for what does."""
+    logging = transformers.utils.logging
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def _common_dtype(tensors: Mapping[str, StoredTensor]) -> str:
