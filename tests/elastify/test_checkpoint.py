@@ -136,6 +136,17 @@ def test_a_config_of_another_model(tmp_path: Path, changes: dict[str, Any], mess
         read_weights(folder)
 
 
+def test_an_output_matrix_that_is_not_the_tied_one(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    save_file({**tensors, "lm_head.weight": embeddings.clone()}, folder / "model.safetensors")
+    load_model(folder)
+    save_file({**tensors, "lm_head.weight": embeddings + 1}, folder / "model.safetensors")
+    with pytest.raises(ElastifyError, match="lm_head.weight that differs"):
+        load_model(folder)
+
+
 def test_quantized_weights_are_refused(tmp_path: Path) -> None:
     folder = make_shards(tmp_path)
     change(folder, NORM, lambda tensor: tensor.to(torch.float8_e4m3fn))

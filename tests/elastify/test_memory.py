@@ -64,6 +64,7 @@ def make_checkpoint(folder: Path, layers: int, hidden: int) -> int:
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model = model.to_empty(device="cpu")
+    model.tie_weights()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.02)

@@ -36,7 +36,7 @@ def taylor_scores(
     scores = _empty_scores(config)
 
     def add(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
-        _add_score(scores, config, layer, projection, weight.float().mul_(g))
+        _add_score(scores, config, layer, projection, (weight.float() * g).abs_())
 
     windows = torch.split(torch.cat(list(batches)), 1)
     for window in track(windows, "importance of units", len(windows)):
@@ -48,7 +48,7 @@ def magnitude_scores(model: Any, config: SourceConfig) -> UnitScores:
     """Sum over the unit's weights of |weight|: needs no data."""
     scores = _empty_scores(config)
     for layer, projection, linear in projections(model):
-        _add_score(scores, config, layer, projection, linear.weight.detach())
+        _add_score(scores, config, layer, projection, linear.weight.detach().abs())
     return scores
 
 
@@ -90,9 +90,9 @@ def _add_score(
     config: SourceConfig,
     layer: int,
     projection: Projection,
-    matrix: torch.Tensor,
+    magnitudes: torch.Tensor,
 ) -> None:
-    """Adds each unit's sum of absolute values in one projection's matrix."""
-    sums = sum_units(matrix.abs(), projection.axis, num_units(config, projection.kind))
+    """Adds each unit's sum in one projection's matrix of absolute values."""
+    sums = sum_units(magnitudes, projection.axis, num_units(config, projection.kind))
     target = scores.heads if projection.kind == "heads" else scores.neurons
     target[layer] += sums

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-# Elements converted at once: 32 MiB of float32.
-CHUNK_ELEMENTS = 1 << 23
+# Elements converted at once: 4 MiB of float32.
+CHUNK_ELEMENTS = 1 << 20
 
 
 def widen(model: Any) -> None:
@@ -62,8 +62,10 @@ class _WideProduct(torch.autograd.Function):
             for rows in _chunks(weight):
                 input_gradient += gradient[..., rows] @ weight[rows].to(gradient.dtype)
         if ctx.needs_input_grad[1]:
-            flat = gradient.reshape(-1, gradient.shape[-1])
-            weight_gradient = (flat.T @ input.reshape(-1, input.shape[-1])).to(weight.dtype)
+            weight_gradient = torch.empty_like(weight)
+            flat, flat_input = gradient.flatten(0, -2), input.flatten(0, -2)
+            for rows in _chunks(weight):
+                weight_gradient[rows] = flat[:, rows].T @ flat_input
         return input_gradient, weight_gradient
 
 

@@ -142,6 +142,7 @@ def load_model(folder: Path, dtype: Dtype = "f32", device: str = "cpu") -> Any:
             )
     except Exception as error:  # safetensors and transformers have no common error class
         raise ElastifyError(f"the weights in {folder} cannot be read: {error}") from error
+    _check_tied(model, folder)
     if dtype == "f32":
         widen(model)
     return model.to(device).eval()
@@ -160,6 +161,16 @@ def choose_device(name: Device) -> str:
         there = ", ".join(device for device, is_there in present.items() if is_there)
         raise ElastifyError(f"there is no device {name!r} here (there is {there})")
     return name
+
+
+def _check_tied(model: Any, folder: Path) -> None:
+    """transformers keeps two matrices that differ, whatever the configuration says."""
+    matrices = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if model.config.tie_word_embeddings and matrices[0] is not matrices[1]:
+        raise ElastifyError(
+            f"{folder / 'config.json'} ties the output matrix to the embeddings, but the weights "
+            "hold a lm_head.weight that differs: set tie_word_embeddings to false"
+        )
 
 
 @contextmanager
