@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from _report import Report, parser
+from pliant.elastify.pipeline import WINDOWS
 
 SHAPES: dict[str, dict[str, Any]] = {
     "Llama-3.2-1B": {
@@ -43,6 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 2048,
     },
 }
+QUICK_WINDOWS = 4
 GIB = 1 << 30
 SHARD_BYTES = GIB
 ROOT = Path(__file__).parents[1]
@@ -50,7 +52,7 @@ ROOT = Path(__file__).parents[1]
 # kill -9 before the step's last item, after printing.
 PROGRAM = """
 import json, os, resource, signal, sys, time
-source, out, calibration, quantization, last = sys.argv[1:]
+source, out, calibration, quantization, windows, last = sys.argv[1:]
 began, seconds = time.perf_counter(), {}
 from pliant.elastify import elastify
 
@@ -69,7 +71,8 @@ def track(items, what, total):
         yield item
         seconds[what] = time.perf_counter() - start
 
-elastify(source, out, calibration=calibration, quantization=quantization, track=track)
+elastify(source, out, calibration=calibration, quantization=quantization, windows=int(windows),
+         track=track)
 say()
 """
 
@@ -137,7 +140,8 @@ def measure(report: Report, folder: Path, name: str, quantization: str) -> None:
     make_tokenizer(folder / "source", text)
     made = time.perf_counter() - start
     print(f"made {nbytes / GIB:.2f} GiB in {made:.0f} s", file=sys.stderr)
-    arguments = [str(folder / "source"), str(folder / "out"), str(calibration), quantization]
+    paths = [str(path) for path in (folder / "source", folder / "out", calibration)]
+    arguments = [*paths, quantization, str(QUICK_WINDOWS if report.quick else WINDOWS)]
     killed = run(arguments, "export")
     resumed = run(arguments, "")
     for run_name, result in (("killed in export", killed), ("resumed", resumed)):
