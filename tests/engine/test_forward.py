@@ -13,6 +13,7 @@ from pliant.errors import ContextOverflowError, GgmlError, PlanError, PliantErro
 from pliant.ggml.declarations import bind
 from pliant.ggml.quantize import QUANTIZED_TYPES
 from support.llama_reference import LlamaReference
+from support.silenced import silence_other_units
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(7).integers(6, 300, 320).tolist()
@@ -138,27 +139,6 @@ def test_a_plan_equals_the_full_model_with_the_other_units_silenced(
     assert difference(ours, reference.logits(TOKENS[:50])) <= 1e-3
     reference.close()
     engine.close()
-
-
-def silence_other_units(source: Path, target: Path, plan: Plan) -> None:
-    """Copy an F32 model with zeros in the o and down columns of units outside the plan."""
-    target.write_bytes(source.read_bytes())
-    bundle = open_bundle(source)
-    a = bundle.architecture
-    for index, layer in enumerate(plan.layers):
-        keep = np.zeros((a.num_kv_heads, a.heads_per_kv, a.head_dim), dtype=bool)
-        keep[: layer.kv_heads, : layer.heads_per_kv] = True
-        for name, mask in (
-            ("attn_output", keep.reshape(-1)),
-            ("ffn_down", np.arange(a.ff) < layer.ff),
-        ):
-            info = bundle.gguf.tensors[f"blk.{index}.{name}.weight"]
-            columns, rows = info.shape
-            weights = np.memmap(
-                target, dtype=np.float32, mode="r+", offset=info.offset, shape=(rows, columns)
-            )
-            weights[:, ~mask] = 0
-            weights.flush()
 
 
 def test_spans_of_several_slots_in_one_batch_equal_separate_passes(models) -> None:

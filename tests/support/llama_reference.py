@@ -13,7 +13,9 @@ from pliant.ggml.library import load
 class LlamaReference:
     """A model run by llama.cpp on the CPU; `repack` lets it rearrange weights as it does."""
 
-    def __init__(self, path: Path, *, repack: bool = False, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, repack: bool = False, threads: int = 1, context: int = 1024
+    ) -> None:
         load()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -21,7 +23,7 @@ class LlamaReference:
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self._model, f"llama.cpp does not read {path}"
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = 1024
+        options.n_ctx = context
         options.n_batch = options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(self._model, options)

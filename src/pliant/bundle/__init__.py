@@ -5,16 +5,20 @@ from pliant.bundle.bundle import Bundle, open_bundle
 from pliant.bundle.check import Finding, check
 from pliant.bundle.cost import cost_ratio, per_token_cost
 from pliant.bundle.describe import Description, describe
+from pliant.bundle.family import FAMILIES, Family
 from pliant.bundle.gguf import GgufFile, TensorInfo
 from pliant.bundle.installed import InstalledBundle, installed_bundles
 from pliant.bundle.levels import check_levels
 from pliant.bundle.plan import LayerPlan, Level, Plan
+from pliant.bundle.tensors import weight_tensors
 from pliant.bundle.write import write_bundle
 
 __all__ = [
+    "FAMILIES",
     "Architecture",
     "Bundle",
     "Description",
+    "Family",
     "Finding",
     "GgufFile",
     "InstalledBundle",
@@ -29,5 +33,6 @@ __all__ = [
     "installed_bundles",
     "open_bundle",
     "per_token_cost",
+    "weight_tensors",
     "write_bundle",
 ]

@@ -15,6 +15,7 @@ from pliant.bundle import Architecture, GgufFile, Plan
 from pliant.elastify.analysis import ANCHOR_TOKENS
 from pliant.elastify.anchors import default_anchor_count
 from pliant.elastify.export import write_gguf
+from pliant.elastify.fused import split_fused
 from pliant.elastify.levels import TARGET_RATIOS, choose_levels
 from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS, Source, attention_block, check_source
 from pliant.elastify.quantization import check_quantization, encode
@@ -94,7 +95,13 @@ def _exported(source: Source, quantization: str) -> tuple[Architecture, int]:
     """Architecture and size of the GGUF, from a sparse file without weights."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
-        write_gguf(empty_model(source.folder), source.vocabulary, path, quantization, "forecast")
+        write_gguf(
+            split_fused(empty_model(source.folder)),
+            source.vocabulary,
+            path,
+            quantization,
+            "forecast",
+        )
         return Architecture.from_gguf(GgufFile.open(path)), path.stat().st_size
 
 

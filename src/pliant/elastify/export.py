@@ -1,14 +1,15 @@
 """Writes a model as a standard GGUF that llama.cpp and everything built on it reads.
 
-A whole model is written as architecture `llama`; a stand-alone sub-model, whose layers differ
-in size, as `deci`, the one for which llama.cpp reads per-layer sizes.
+A whole model is written as its family's architecture; a stand-alone sub-model of a Llama, whose
+layers differ in size, as `deci`, the one for which llama.cpp reads per-layer sizes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gguf import GGMLQuantizationType as QuantType
 
 from pliant.bundle.plan import Plan
 from pliant.elastify.activations import ImportanceMatrix
+from pliant.elastify.metadata import add_model_keys
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import (
     FILE_TYPES,
@@ -30,21 +32,10 @@ from pliant.elastify.quantization import (
     stored_bytes,
     stored_type,
 )
-from pliant.elastify.source import RopeScaling, SourceConfig, config_of
-from pliant.elastify.submodel import prefix
-from pliant.elastify.units import PROJECTIONS
+from pliant.elastify.source import SourceConfig, config_of
+from pliant.elastify.tensors import GGUF_NAMES, model_tensors
 from pliant.elastify.vocabulary import Vocabulary
 from pliant.errors import ElastifyError, PlanError
-
-_GGUF_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 @dataclass(frozen=True)
@@ -55,6 +46,14 @@ class _Entry:
     weight: torch.Tensor
     type: QuantType
     importance: npt.NDArray[np.float32] | None = None
+
+    @property
+    def stored_type(self) -> QuantType:
+        return stored_type(self.type, self.weight.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return stored_bytes(self.stored_type, self.weight.numel())
 
 
 def write_gguf(
@@ -67,21 +66,22 @@ def write_gguf(
     importance: ImportanceMatrix | None = None,
     track: Track = untracked,
 ) -> None:
-    """Writes a transformers Llama-type model, whole, as architecture `llama`.
+    """Writes a transformers model (as `load_model` returns it), whole.
 
-    `quantization` is a key of QUANTIZATIONS. Norms stay F32; in files of 4 and 5 bits the output
-    matrix (the embeddings, if tied) has more (Q8_0 for Q4_0, else Q6_K); a matrix whose rows are
-    not whole blocks is Q8_0, or F16. A few rows at a time are in memory. The weights of a model
-    on torch's device "meta" are left out: a sparse file of the right size. Raises ElastifyError
-    for an unknown quantization.
+    `quantization` is a key of QUANTIZATIONS. Norms and biases stay F32; in files of 4 and 5 bits
+    the output matrix (the embeddings, if tied) has more (Q8_0 for Q4_0, else Q6_K); a matrix whose
+    rows are not whole blocks is Q8_0, or F16. A few rows at a time are in memory. The weights of a
+    model on torch's device "meta" are left out: a sparse file of the right size. Raises
+    ElastifyError for an unknown quantization.
     """
     config = config_of(model.config)
-    writer = _writer(path, "llama", config, vocabulary, quantization, name)
+    writer = _writer(path, config.family.name, config, vocabulary, quantization, name)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
     writer.add_feed_forward_length(config.ff)
-    entries = _entries(model, config, None, QUANTIZATIONS[quantization], importance or {})
-    _write(writer, list(entries), track)
+    columns = _by_tensor(importance or {})
+    entries = partial(_entries, model, config, None, QUANTIZATIONS[quantization], columns)
+    _write(writer, entries, track)
 
 
 def write_submodel_gguf(
@@ -89,10 +89,16 @@ def write_submodel_gguf(
 ) -> None:
     """Writes only what `plan` runs of a reordered model, as architecture `deci`.
 
-    Raises PlanError for what llama.cpp cannot run so: a first layer without attention (it takes
-    the length of a head from there), or a layer without an MLP (it skips the attention too).
+    Raises ElastifyError for another family than Llama, and PlanError for what llama.cpp cannot
+    run so: a first layer without attention (it takes the length of a head from there), or a layer
+    without an MLP (it skips the attention too).
     """
     config = config_of(model.config)
+    if config.family.name != "llama":
+        raise ElastifyError(
+            f"llama.cpp knows no {config.family.name} model whose layers differ in size; a "
+            "stand-alone sub-model can be written of a Llama-type model only"
+        )
     if plan.layers[0].kv_heads == 0 or any(layer.ff == 0 for layer in plan.layers):
         raise PlanError(
             "a stand-alone GGUF needs attention in its first layer and an MLP in every layer"
@@ -101,26 +107,8 @@ def write_submodel_gguf(
     writer.add_head_count([layer.heads for layer in plan.layers])
     writer.add_head_count_kv([layer.kv_heads for layer in plan.layers])
     writer.add_feed_forward_length([layer.ff for layer in plan.layers])
-    _write(writer, list(_entries(model, config, plan, QUANTIZATIONS[quantization], {})), untracked)
-
-
-def rope_factors(config: SourceConfig, scaling: RopeScaling) -> npt.NDArray[np.float32]:
-    """Llama 3's divisor of each rotary frequency: float32 [head_dim / 2]."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    wavelengths = 2 * np.pi * config.rope_base**exponents
-    # 0 for waves longer than the low-frequency bound (divided), 1 for short ones (kept).
-    kept = (scaling.original_context / wavelengths - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    kept = np.clip(kept, 0.0, 1.0)
-    return (1.0 / ((1.0 - kept) / scaling.factor + kept)).astype(np.float32)
-
-
-def interleave_rotary(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows of q or k from transformers' halves to pairs: row i and i + head_dim/2 adjoin."""
-    rows, columns = weight.shape
-    halves = weight.reshape(rows // head_dim, 2, head_dim // 2, columns)
-    return halves.transpose(1, 2).reshape(rows, columns)
+    entries = partial(_entries, model, config, plan, QUANTIZATIONS[quantization], {})
+    _write(writer, entries, untracked)
 
 
 def _entries(
@@ -128,52 +116,38 @@ def _entries(
     config: SourceConfig,
     plan: Plan | None,
     type_: QuantType,
-    importance: ImportanceMatrix,
+    columns: Mapping[str, npt.NDArray[np.float32]],
 ) -> Iterator[_Entry]:
-    head_type = output_type(type_)
-    embeddings = model.model.embed_tokens.weight
-    yield _Entry("token_embd.weight", embeddings, head_type if config.tied_embeddings else type_)
-    if not config.tied_embeddings:
-        yield _Entry("output.weight", model.lm_head.weight, head_type)
-    yield _Entry("output_norm.weight", model.model.norm.weight, QuantType.F32)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
-        factors = torch.from_numpy(rope_factors(config, config.rope_scaling))
-        yield _Entry("rope_freqs.weight", factors, QuantType.F32)
-    columns = {(layer, _GGUF_NAMES[name]): values for (layer, name), values in importance.items()}
-    for index in range(config.num_layers):
-        for name, weight in _layer_weights(model, config, plan, index):
-            matrix_type = QuantType.F32 if weight.ndim == 1 else type_
-            full_name = f"blk.{index}.{name}.weight"
-            yield _Entry(full_name, weight, matrix_type, columns.get((index, name)))
+    output = "token_embd.weight" if config.tied_embeddings else "output.weight"
+    for name, weight in model_tensors(model, config, plan):
+        matrix_type = output_type(type_) if name == output else type_
+        is_matrix = weight.ndim > 1
+        yield _Entry(name, weight, matrix_type if is_matrix else QuantType.F32, columns.get(name))
 
 
-def _layer_weights(
-    model: Any, config: SourceConfig, plan: Plan | None, index: int
-) -> Iterator[tuple[str, torch.Tensor]]:
-    block = model.model.layers[index]
-    layer = None if plan is None else plan.layers[index]
-    if layer is None or layer.kv_heads:
-        yield "attn_norm", block.input_layernorm.weight
-    yield "ffn_norm", block.post_attention_layernorm.weight
-    for projection in PROJECTIONS:
-        weight = block.get_submodule(projection.name).weight
-        if layer is not None:
-            weight = prefix(weight, projection, config, layer)
-        if projection.name in ("self_attn.q_proj", "self_attn.k_proj"):
-            weight = interleave_rotary(weight, config.head_dim)
-        if weight.numel():
-            yield _GGUF_NAMES[projection.name], weight
+def _by_tensor(importance: ImportanceMatrix) -> dict[str, npt.NDArray[np.float32]]:
+    """The importance of columns by the tensors' names in the file."""
+    found = {}
+    for (layer, name), values in importance.items():
+        found[f"blk.{layer}.{GGUF_NAMES[name]}.weight"] = values
+        if name == "self_attn.q_proj":  # in fused files q, k and v are one matrix
+            found[f"blk.{layer}.attn_qkv.weight"] = values
+    return found
 
 
 @torch.no_grad()
-def _write(writer: Any, entries: list[_Entry], track: Track) -> None:
-    """Two passes, so that a few rows of one tensor at a time are in memory."""
-    types = [stored_type(entry.type, entry.weight.shape[-1]) for entry in entries]
-    for entry, type_ in zip(entries, types, strict=True):
-        nbytes = stored_bytes(type_, entry.weight.numel())
+def _write(writer: Any, entries: Callable[[], Iterator[_Entry]], track: Track) -> None:
+    """Two passes, so that a few rows of a tensor that is not the model's own are in memory."""
+    count = 0
+    for entry in entries():
+        count += 1
         # The element type only matters where no raw type is given.
         writer.add_tensor_info(
-            entry.name, tuple(entry.weight.shape), np.dtype(np.float32), nbytes, raw_dtype=type_
+            entry.name,
+            tuple(entry.weight.shape),
+            np.dtype(np.float32),
+            entry.nbytes,
+            raw_dtype=entry.stored_type,
         )
     try:
         writer.write_header_to_file()
@@ -181,26 +155,27 @@ def _write(writer: Any, entries: list[_Entry], track: Track) -> None:
         writer.write_ti_data_to_file()
         file = writer.fout[0]
         writer.write_padding(file, file.tell())
-        pairs = list(zip(entries, types, strict=True))
-        for entry, type_ in track(pairs, "export", len(pairs)):
-            _write_tensor(file, entry, type_)
-            writer.write_padding(file, stored_bytes(type_, entry.weight.numel()))
+        for entry in track(entries(), "export", count):
+            _write_tensor(file, entry)
+            writer.write_padding(file, entry.nbytes)
     except OSError as error:
         raise ElastifyError(f"{writer.path} cannot be written: {error}") from error
     finally:
         writer.close()
 
 
-def _write_tensor(file: Any, entry: _Entry, type_: QuantType) -> None:
+def _write_tensor(file: Any, entry: _Entry) -> None:
     if entry.weight.is_meta:
-        file.truncate(file.tell() + stored_bytes(type_, entry.weight.numel()))
+        file.truncate(file.tell() + entry.nbytes)
         file.seek(0, os.SEEK_END)
         return
     try:
-        for piece in encode(entry.weight, type_, entry.importance):
+        for piece in encode(entry.weight, entry.stored_type, entry.importance):
             file.write(piece.data)
     except ValueError as error:
-        raise ElastifyError(f"{entry.name} cannot be stored as {type_.name}: {error}") from error
+        raise ElastifyError(
+            f"{entry.name} cannot be stored as {entry.stored_type.name}: {error}"
+        ) from error
 
 
 def _writer(
@@ -216,18 +191,7 @@ def _writer(
     writer.add_name(name)
     writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_layers)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_base)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_scaling.factor)
+    add_model_keys(writer, config)
     _add_vocabulary(writer, vocabulary)
     return writer
 
