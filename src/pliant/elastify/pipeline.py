@@ -21,6 +21,7 @@ from pliant.elastify.calibration import Calibration, read_calibration
 from pliant.elastify.checkpoint import StoredTensor, check_values
 from pliant.elastify.export import write_gguf
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.precision import widen
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import block_length, check_quantization, stored_type
 from pliant.elastify.reorder import reorder_model
@@ -110,7 +111,7 @@ def elastify(
     report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
 
     sample = text.batches[0][0][: sample_length(source.config.vocab_size)]
-    difference = _reorder(model, source.config, analysis, sample, dtype)
+    difference = _reorder(model, source.config, analysis, sample)
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
     draft = _export(model, source, analysis, quantization, out.name, work, track)
@@ -145,12 +146,12 @@ def check_source(folder: Path, out: Path, quantization: str) -> Source:
     return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
 
 
-def _reorder(
-    model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor, dtype: Dtype
-) -> float:
+def _reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
+    """Largest change of a logit. From here on all is computed in float32, to be compared."""
+    widen(model)
     before = logits(model, sample[None])
     reorder_model(model, config, analysis.order)
-    return reorder_difference(before, logits(model, sample[None]), dtype)
+    return reorder_difference(before, logits(model, sample[None]))
 
 
 def _export(

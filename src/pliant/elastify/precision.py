@@ -20,10 +20,11 @@ def widen(model: Any) -> None:
     """Makes a transformers model of 16-bit weights compute in float32, in place.
 
     Modules stay `torch.nn.Linear`; copies and slices of the model compute in float32 too.
-    Float32 models are left as they are.
+    Float32 models are left as they are, and those that were widened before.
     """
     embeddings = model.get_input_embeddings()
-    if embeddings.weight.dtype == torch.float32:
+    is_wide = isinstance(model.get_output_embeddings(), WideLinear)
+    if is_wide or embeddings.weight.dtype == torch.float32:
         return
     embeddings.register_forward_hook(_to_float)
     for module in model.modules():

@@ -13,14 +13,12 @@ import numpy.typing as npt
 import torch
 
 from pliant.bundle import Bundle, Level
-from pliant.elastify.source import Dtype
 from pliant.elastify.submodel import logits, slice_model
 from pliant.errors import ElastifyError
 
 Logits = npt.NDArray[np.float32]
 
-# Of logits, by the type that is computed in: the order of additions is another one.
-MAX_REORDER_DIFFERENCE = {"f32": 1e-4, "bf16": 1.0}
+MAX_REORDER_DIFFERENCE = 1e-4
 # RMS of the difference to float32 over the logits' standard deviation. What rounding the weights
 # costs depends on the model; a matrix in the wrong place gives 1 or more.
 MAX_RELATIVE_ERROR = {
@@ -71,14 +69,13 @@ def sample_length(vocab_size: int) -> int:
     return max(32, min(SAMPLE_TOKENS, SAMPLE_LOGITS // vocab_size))
 
 
-def reorder_difference(before: torch.Tensor, after: torch.Tensor, dtype: Dtype = "f32") -> float:
+def reorder_difference(before: torch.Tensor, after: torch.Tensor) -> float:
     """Largest absolute difference; raises ElastifyError above MAX_REORDER_DIFFERENCE."""
     difference = float((before - after).abs().max())
-    limit = MAX_REORDER_DIFFERENCE[dtype]
-    if not difference <= limit:
+    if not difference <= MAX_REORDER_DIFFERENCE:
         raise ElastifyError(
             f"reordering changed the model: logits differ by {difference:.2e}, at most "
-            f"{limit:.0e} is allowed"
+            f"{MAX_REORDER_DIFFERENCE:.0e} is allowed"
         )
     return difference
 
