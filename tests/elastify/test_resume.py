@@ -16,7 +16,7 @@ from pliant.errors import BundleError, ElastifyError
 from support.tiny_hf import make_folder
 
 STEPS = ("check of the weights", "activations", "anchor layers", "importance of units")
-STEPS += ("export", "reference logits")
+STEPS += ("export", "reference logits", "verification")
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48, "targets": (0.5, 0.8)}
 
 # Ends itself, as by kill -9, before the last item of the step.
@@ -81,7 +81,7 @@ def test_other_inputs_are_other_work(
     out = tmp_path / "elastic"
     run(source, out, calibration_file)
     _, done = run(source, out, calibration_file, quantization="Q4_0")
-    assert done == ["check of the weights", "export", "reference logits"]
+    assert done == ["check of the weights", "export", "reference logits", "verification"]
     calibration_file.write_text(calibration_file.read_text()[::-1])
     _, done = run(source, out, calibration_file)
     assert "importance of units" in done

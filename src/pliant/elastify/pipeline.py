@@ -96,8 +96,7 @@ def elastify(
     out = Path(out).absolute()
     source = check_source(Path(hf_dir), out, quantization)
     device_name = choose_device(device)
-    window_tokens = min(window_tokens, source.config.context_length)
-    text = read_calibration(Path(calibration), source.tokenizer, windows, window_tokens)
+    text = _read_text(source, Path(calibration), windows, window_tokens)
     layers = source.config.num_layers
     report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
     digests = check_values(source.folder, source.tensors, track)
@@ -122,7 +121,8 @@ def elastify(
     del model
     gc.collect()
 
-    checks = check_plans(open_bundle(draft), choice.levels, references, sample, quantization)
+    exported = open_bundle(draft)
+    checks = check_plans(exported, choice.levels, references, sample, quantization, track)
     verification = Verification(len(sample), difference, checks)
     for line in (*choice.notes, *verification.lines()):
         report(line)
@@ -144,6 +144,11 @@ def check_source(folder: Path, out: Path, quantization: str) -> Source:
     config = read_config(folder)
     vocabulary = read_vocabulary(folder, config.vocab_size)
     return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
+
+
+def _read_text(source: Source, path: Path, windows: int, window_tokens: int) -> Calibration:
+    window_tokens = min(window_tokens, source.config.context_length)
+    return read_calibration(path, source.tokenizer, windows, window_tokens)
 
 
 def _reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:

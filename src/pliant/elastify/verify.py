@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from pliant.bundle import Bundle, Level
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.submodel import logits, slice_model
 from pliant.errors import ElastifyError
 
@@ -113,6 +114,7 @@ def check_plans(
     reference: Callable[[Level], Logits],
     tokens: torch.Tensor,
     quantization: str,
+    track: Track = untracked,
 ) -> tuple[LevelCheck, ...]:
     """Runs the bundle's weights at every level on `tokens` (int64 [tokens]) and compares.
 
@@ -128,7 +130,7 @@ def check_plans(
     engine = Engine(bundle, EngineOptions(slots=1, layout="plain"))
     checks = []
     try:
-        for level in levels:
+        for level in track(levels, "verification", len(levels)):
             found = engine.forward(level.plan, [span])
             checks.append(_compare(level.ratio, reference(level), found))
     finally:
