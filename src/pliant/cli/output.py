@@ -67,3 +67,13 @@ def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
         value /= step
         power += 1
     return f"{value:.{1 if power else 0}f} {units[power]}"
+
+
+def format_duration(seconds: float) -> str:
+    """`seconds` to two units: 40 s, 12 min 5 s, 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

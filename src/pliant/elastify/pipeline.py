@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import gguf
+import numpy as np
+import torch
 
-from pliant.bundle import Architecture, Bundle, GgufFile, open_bundle, write_bundle
+from pliant.bundle import Architecture, Bundle, GgufFile, Level, open_bundle, write_bundle
 from pliant.bundle.write import refuse_foreign
-from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
-from pliant.elastify.calibration import Calibration, mean_loss, read_calibration
-from pliant.elastify.export import QUANTIZATIONS, write_gguf
-from pliant.elastify.importance import order_by, taylor_scores
+from pliant.elastify.activations import reorder_columns
+from pliant.elastify.analysis import Analysis, analyse
+from pliant.elastify.calibration import Calibration, read_calibration
+from pliant.elastify.checkpoint import StoredTensor, check_values
+from pliant.elastify.export import write_gguf
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.precision import widen
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.quantization import block_length, check_quantization, stored_type
 from pliant.elastify.reorder import reorder_model
-from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
+from pliant.elastify.source import (
+    Device,
+    Dtype,
+    SourceConfig,
+    choose_device,
+    load_model,
+    load_tokenizer,
+    read_config,
+    read_weights,
+)
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
-    SAMPLE_TOKENS,
     Verification,
     check_plans,
     check_tokens,
+    expected_logits,
     reorder_difference,
+    sample_length,
 )
 from pliant.elastify.vocabulary import Vocabulary, read_vocabulary
-from pliant.errors import BundleError, ElastifyError
+from pliant.elastify.work import WorkFolder
 
-WINDOWS = 64
+WINDOWS = 32
 WINDOW_TOKENS = 256
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
 
@@ -40,10 +55,14 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class _Analysis:
-    full_loss: float
-    losses_without_layer: tuple[float, ...]
-    anchors: tuple[int, ...]
+class Source:
+    """A model folder that has passed every check that takes no time."""
+
+    folder: Path
+    config: SourceConfig
+    vocabulary: Vocabulary
+    tokenizer: Any
+    tensors: dict[str, StoredTensor]
 
 
 def elastify(
@@ -56,110 +75,151 @@ def elastify(
     targets: Sequence[float] = TARGET_RATIOS,
     windows: int = WINDOWS,
     window_tokens: int = WINDOW_TOKENS,
+    dtype: Dtype = "f32",
+    device: Device = "auto",
     report: Report = lambda line: None,
+    track: Track = untracked,
 ) -> Bundle:
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
     `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
-    of anchor layers (default: about a fifth). `report` gets one line per step; the bundle's
-    provenance keeps the figures. Works in float32 and keeps model and gradients in memory:
-    8 bytes per parameter. Deterministic on one machine.
+    of anchor layers (default: about a fifth). `dtype` is what is computed in; weights stay in
+    memory as they are stored, with the gradients of one layer. `report` gets one line per step,
+    `track` wraps what takes long; the bundle's provenance keeps the figures. Finished steps lie
+    in `.NAME.work` beside `out` until all are: a run that was ended goes on from there.
+    Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
-    BundleError if `out` cannot be written; nothing is written then.
+    BundleError if `out` cannot be written; there is no bundle then.
     """
-    source, out = Path(hf_dir), Path(out).absolute()
-    config, vocabulary = _check(source, out, quantization)
-    tokenizer = load_tokenizer(source)
-    window_tokens = min(window_tokens, config.context_length)
-    text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
-    report(f"read {source}: {config.num_layers} layers; {text.num_tokens} calibration tokens")
-    model = load_model(source)
-    analysis = _analyse(model, config, text, anchors)
-    report(f"anchor layers: {', '.join(map(str, analysis.anchors)) or 'none'}")
+    out = Path(out).absolute()
+    source = check_source(Path(hf_dir), out, quantization)
+    device_name = choose_device(device)
+    text = _read_text(source, Path(calibration), windows, window_tokens)
+    layers = source.config.num_layers
+    report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
+    digests = check_values(source.folder, source.tensors, track)
+    provenance = _provenance(source.config, digests, text)
+    options = {"windows": text.shape, "dtype": dtype, "device": device_name}
+    work = WorkFolder(out, {**provenance, **options})
 
-    sample = text.batches[0][0][:SAMPLE_TOKENS]
-    before = logits(model, sample[None])
-    reorder_model(model, config, order_by(taylor_scores(model, config, text.batches)))
-    difference = reorder_difference(before, logits(model, sample[None]))
+    model = load_model(source.folder, dtype, device_name)
+    analysis = analyse(model, source.config, text, work, track)
+    chosen = analysis.anchors(anchors)
+    report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
+
+    sample = text.batches[0][0][: sample_length(source.config.vocab_size)]
+    difference = _reorder(model, source.config, analysis, sample)
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
-    with _scratch_folder(out) as scratch:
-        draft = Path(scratch) / "model.gguf"
-        write_gguf(model, vocabulary, draft, quantization, out.name)
-        num_lines = check_tokens(draft, tokenizer, sample)
-        report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-        choice = _levels(draft, analysis.anchors, targets, quantization)
-        checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
-        verification = Verification(len(sample), difference, checks)
-        for line in (*choice.notes, *verification.lines()):
-            report(line)
-        provenance = _provenance(source, config, text, analysis)
-        provenance |= {
-            "quantization": quantization,
-            "notes": list(choice.notes),
-            "verification": asdict(verification),
-        }
-        return write_bundle(out, draft, choice.levels, provenance)
+    draft = _export(model, source, analysis, quantization, out.name, work, track)
+    num_lines = check_tokens(draft, source.tokenizer, sample)
+    report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
+    choice = _levels(draft, chosen, targets, quantization)
+    references = _references(model, choice.levels, analysis, sample, work, track)
+    del model
+    gc.collect()
+
+    exported = open_bundle(draft)
+    checks = check_plans(exported, choice.levels, references, sample, quantization, track)
+    verification = Verification(len(sample), difference, checks)
+    for line in (*choice.notes, *verification.lines()):
+        report(line)
+    provenance |= analysis.provenance(chosen)
+    provenance |= {"quantization": quantization, "notes": list(choice.notes)}
+    provenance |= {"verification": asdict(verification)}
+    bundle = write_bundle(out, draft, choice.levels, provenance)
+    work.remove()
+    return bundle
 
 
-def _check(source: Path, out: Path, quantization: str) -> tuple[SourceConfig, Vocabulary]:
-    """What can be refused early is: the work after it may take hours."""
-    if quantization not in QUANTIZATIONS:
-        known = ", ".join(QUANTIZATIONS)
-        raise ElastifyError(f"quantization {quantization!r} is not one of {known}")
+def check_source(folder: Path, out: Path, quantization: str) -> Source:
+    """What can be refused early is: the work after it may take hours.
+
+    Reads no weights. Raises ElastifyError, or BundleError if `out` holds anything but a bundle.
+    """
+    check_quantization(quantization)
     refuse_foreign(out)
-    config = read_config(source)
-    return config, read_vocabulary(source, config.vocab_size)
+    config = read_config(folder)
+    vocabulary = read_vocabulary(folder, config.vocab_size)
+    return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
 
 
-def _scratch_folder(out: Path) -> TemporaryDirectory[str]:
-    """Beside the bundle: the system's folder for such files may be small, or lie in memory."""
-    beside = next(folder for folder in out.parents if folder.is_dir())
-    try:
-        return TemporaryDirectory(prefix=f".{out.name}.", dir=beside)
-    except OSError as error:
-        raise BundleError(f"cannot write in {beside}: {error}") from error
+def _read_text(source: Source, path: Path, windows: int, window_tokens: int) -> Calibration:
+    window_tokens = min(window_tokens, source.config.context_length)
+    return read_calibration(path, source.tokenizer, windows, window_tokens)
 
 
-def _analyse(model: Any, config: SourceConfig, text: Calibration, anchors: int | None) -> _Analysis:
-    count = default_anchor_count(config.num_layers) if anchors is None else anchors
-    losses = losses_without_layers(model, text.batches)
-    return _Analysis(
-        full_loss=mean_loss(model, text.batches),
-        losses_without_layer=tuple(losses),
-        anchors=choose_anchors(losses, count),
-    )
+def _reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
+    """Largest change of a logit. From here on all is computed in float32, to be compared."""
+    widen(model)
+    before = logits(model, sample[None])
+    reorder_model(model, config, analysis.order)
+    return reorder_difference(before, logits(model, sample[None]))
+
+
+def _export(
+    model: Any,
+    source: Source,
+    analysis: Analysis,
+    quantization: str,
+    name: str,
+    work: WorkFolder,
+    track: Track,
+) -> Path:
+    """The whole model as a GGUF file in the work folder."""
+    importance = reorder_columns(analysis.importance, analysis.order)
+
+    def write(path: Path) -> None:
+        write_gguf(
+            model, source.vocabulary, path, quantization, name, importance=importance, track=track
+        )
+
+    inputs = {"order": analysis.order_sha256, "quantization": quantization, "name": name}
+    return work.file("model.gguf", inputs, write)
 
 
 def _levels(
     model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
-    block, _ = gguf.GGML_QUANT_SIZES[QUANTIZATIONS[quantization]]
+    block = attention_block(architecture, quantization)
     return choose_levels(architecture, anchors, targets=targets, block=block)
 
 
-def _provenance(
-    source: Path, config: SourceConfig, text: Calibration, analysis: _Analysis
-) -> dict[str, Any]:
-    files = sorted([source / "config.json", *source.glob("*.safetensors")])
+def attention_block(architecture: Architecture, quantization: str) -> int:
+    """Columns of the attention's output matrix that are stored together."""
+    columns = architecture.num_heads * architecture.head_dim
+    return block_length(stored_type(check_quantization(quantization), columns))
+
+
+def _references(
+    model: Any,
+    levels: Sequence[Level],
+    analysis: Analysis,
+    sample: torch.Tensor,
+    work: WorkFolder,
+    track: Track,
+) -> Callable[[Level], Any]:
+    """What transformers computes at each level, in files: so the model can go before the engine
+    loads its own."""
+
+    def write(level: Level, path: Path) -> None:
+        np.save(path, expected_logits(model, level, sample))
+
+    inputs = {"order": analysis.order_sha256}
+    paths = {
+        level.ratio: work.file("logits.npy", {**inputs, **asdict(level)}, partial(write, level))
+        for level in track(levels, "reference logits", len(levels))
+    }
+    return lambda level: np.load(paths[level.ratio], allow_pickle=False)
+
+
+def _provenance(config: SourceConfig, digests: dict[str, str], text: Calibration) -> dict[str, Any]:
     return {
         "source": asdict(config),
-        "source_sha256": {path.name: _sha256(path) for path in files},
-        "importance": "first-order Taylor: sum of |gradient x weight| per unit and window",
-        "calibration": {
-            "sha256": text.sha256,
-            "tokens": text.num_tokens,
-            "loss": analysis.full_loss,
-        },
-        "anchors": list(analysis.anchors),
-        "losses_without_layer": list(analysis.losses_without_layer),
+        "source_sha256": digests,
+        "calibration": {"sha256": text.sha256, "tokens": text.num_tokens},
         "versions": {name: metadata.version(name) for name in _VERSIONED},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,12 +33,12 @@ def slice_model(model: Any, plan: Plan) -> Any:
 def prefix(
     matrix: torch.Tensor, projection: Projection, config: SourceConfig, layer: LayerPlan
 ) -> torch.Tensor:
-    """The part of a projection's weight that `layer` runs, contiguous.
+    """The part of a projection's weight that `layer` runs; a view where it can be one.
 
     A bias is cut as a matrix of one column.
     """
     if projection.kind == "neurons":
-        return matrix.narrow(projection.axis, 0, layer.ff).contiguous()
+        return matrix.narrow(projection.axis, 0, layer.ff)
     units = split_units(matrix, projection.axis, config.num_kv_heads)
     units = units.narrow(projection.axis, 0, layer.kv_heads)
     if projection.name in ("self_attn.q_proj", "self_attn.o_proj"):
@@ -82,4 +82,5 @@ class NoMlp(torch.nn.Module):
 @torch.no_grad()
 def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Float32 [batch, tokens, vocabulary] of a model for int64 [batch, tokens]."""
-    return cast(torch.Tensor, model(input_ids=tokens, use_cache=False).logits)
+    found = model(input_ids=tokens.to(model.device), use_cache=False).logits
+    return cast(torch.Tensor, found.float().cpu())
