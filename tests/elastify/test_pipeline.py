@@ -68,6 +68,15 @@ def test_the_same_input_gives_the_same_file(source: Path, calibration_file: Path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_widths_are_whole_blocks(tmp_path: Path, calibration_file: Path) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64}
+    bundle = elastic(make_folder(tmp_path / "wide", **shape), calibration_file, quantization="Q4_K")
+    assert len(bundle.levels) > 2
+    for layer in (layer for level in bundle.levels for layer in level.plan.layers):
+        assert layer.ff % 256 == 0
+        assert layer.heads * 64 % 256 == 0
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_sixteen_bit_weights(
     source: Path, calibration_file: Path, dtype: Any, tmp_path: Path

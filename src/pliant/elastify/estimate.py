@@ -17,7 +17,7 @@ from pliant.elastify.anchors import default_anchor_count
 from pliant.elastify.export import write_gguf
 from pliant.elastify.fused import split_fused
 from pliant.elastify.levels import TARGET_RATIOS, choose_levels
-from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS, Source, attention_block, check_source
+from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS, Source, check_source, column_blocks
 from pliant.elastify.quantization import check_quantization, encode
 from pliant.elastify.source import Dtype, empty_model
 from pliant.elastify.verify import sample_length
@@ -70,8 +70,10 @@ def forecast(
     source = check_source(Path(hf_dir), Path(out).absolute(), quantization)
     architecture, bundle_bytes = _exported(source, quantization)
     count = default_anchor_count(architecture.num_layers) if anchors is None else anchors
-    block = attention_block(architecture, quantization)
-    choice = choose_levels(architecture, range(count), targets=targets, block=block)
+    block, ff_block = column_blocks(architecture, quantization)
+    choice = choose_levels(
+        architecture, range(count), targets=targets, block=block, ff_block=ff_block
+    )
     bytes_each = bundle_bytes / _parameters(architecture, Plan.full(architecture))
     levels = tuple(
         LevelForecast(level.ratio, level.cost, size, round(size * bytes_each))

@@ -48,15 +48,17 @@ def choose_levels(
     *,
     targets: Sequence[float] = TARGET_RATIOS,
     block: int = 1,
+    ff_block: int = 1,
 ) -> LevelChoice:
     """The largest plan within each target, each nested in the one above it, and the full model.
 
     All layers but the anchors share one width. Anchors stay whole while the others keep half of
     their width, and are about twice as wide below that. If even the smallest plan costs more
     than a target, that plan becomes the last level under its own cost (rounded up to 2
-    decimals). `block` is the weight type's block length: attention widths are whole blocks.
+    decimals). `block` and `ff_block` are the block lengths of the matrices that attention
+    and MLP end with: widths are whole blocks of them.
     """
-    search = _Search(architecture, frozenset(anchors), block)
+    search = _Search(architecture, frozenset(anchors), block, ff_block)
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
     for target in sorted(set(targets), reverse=True):
@@ -74,14 +76,17 @@ def choose_levels(
 class _Search:
     """Finds plans for one architecture; remembers nothing between calls."""
 
-    def __init__(self, architecture: Architecture, anchors: frozenset[int], block: int) -> None:
+    def __init__(
+        self, architecture: Architecture, anchors: frozenset[int], block: int, ff_block: int
+    ) -> None:
         self._architecture = architecture
         # Where every layer is an anchor, none stands out.
         self._anchors = anchors if len(anchors) < architecture.num_layers else frozenset()
         kv_columns = architecture.heads_per_kv * architecture.head_dim
         full = architecture.num_kv_heads
         self._kv_widths = [n for n in range(1, full) if n * kv_columns % block == 0] + [full]
-        self._ff_widths = [*range(FF_STEP, architecture.ff, FF_STEP), architecture.ff]
+        step = math.lcm(FF_STEP, ff_block)
+        self._ff_widths = [*range(step, architecture.ff, step), architecture.ff]
 
     def cost(self, plan: Plan) -> float:
         return cost_ratio(self._architecture, plan)

@@ -184,14 +184,18 @@ def _levels(
     model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
-    block = attention_block(architecture, quantization)
-    return choose_levels(architecture, anchors, targets=targets, block=block)
+    block, ff_block = column_blocks(architecture, quantization)
+    return choose_levels(architecture, anchors, targets=targets, block=block, ff_block=ff_block)
 
 
-def attention_block(architecture: Architecture, quantization: str) -> int:
-    """Columns of the attention's output matrix that are stored together."""
+def column_blocks(architecture: Architecture, quantization: str) -> tuple[int, int]:
+    """Columns that are stored together in the matrices that attention and MLP end with."""
+    type_ = check_quantization(quantization)
     columns = architecture.num_heads * architecture.head_dim
-    return block_length(stored_type(check_quantization(quantization), columns))
+    return (
+        block_length(stored_type(type_, columns)),
+        block_length(stored_type(type_, architecture.ff)),
+    )
 
 
 def _references(
