@@ -33,9 +33,9 @@ def slice_model(model: Any, plan: Plan) -> Any:
 def prefix(
     matrix: torch.Tensor, projection: Projection, config: SourceConfig, layer: LayerPlan
 ) -> torch.Tensor:
-    """The part of a projection's weight that `layer` runs, contiguous."""
+    """The part of a projection's weight that `layer` runs: a view where one exists."""
     if projection.kind == "neurons":
-        return matrix.narrow(projection.axis, 0, layer.ff).contiguous()
+        return matrix.narrow(projection.axis, 0, layer.ff)
     units = split_units(matrix, projection.axis, config.num_kv_heads)
     units = units.narrow(projection.axis, 0, layer.kv_heads)
     if projection.name in ("self_attn.q_proj", "self_attn.o_proj"):
