@@ -173,7 +173,7 @@ HALF = uniform(2, 2, 96)
         ([level(0.5, uniform(2, 2, 95)), level(1.0, FULL)], "multiple of 32"),
         ([replace(level(0.5, HALF), cost=0.5), level(1.0, FULL)], "its cost is"),
         ([replace(level(0.5, HALF), cost=float("nan")), level(1.0, FULL)], "its cost is"),
-        ([replace(level(0.5, HALF), adapter="a.gguf"), level(1.0, FULL)], "adapters"),
+        ([replace(level(0.5, HALF), adapter="a.gguf"), level(1.0, FULL)], "its adapter"),
     ],
 )
 def test_levels_that_do_not(levels: list[Level], message: str) -> None:

@@ -1,15 +1,18 @@
-"""Make a small random Llama-type GGUF with a real byte-level BPE tokenizer and chat template."""
+"""Make a small random GGUF of any family with a real byte-level BPE tokenizer and chat template."""
 
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pliant.bundle import FAMILIES
 from pliant.ggml.quantize import quantize
 from pliant.ggml.types import GgmlType
+from support.family_gguf import add_family_keys, long_factors, norm_names
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS, EOS = 0, 1
@@ -48,6 +51,7 @@ def make_tokenizer(vocab: int = 320) -> Tokenizer:
 def make_tiny_gguf(
     path: str | Path,
     *,
+    family: str = "llama",
     layers: int = 2,
     hidden: int = 64,
     heads: int = 4,
@@ -63,16 +67,19 @@ def make_tiny_gguf(
     chat_template: str | None = CHAT_TEMPLATE,
     add_bos: bool = True,
     seed: int = 0,
+    **features: Any,
 ) -> Path:
     """Write the model to `path` and return it; the same arguments give the same bytes.
 
     `type` is the type of all matrices (vectors stay F32): F32, F16, BF16, Q8_0, Q4_0, Q4_K, ...
     Quantized rows must be whole blocks: `hidden`, `ff` and `heads * head_dim` divisible by 32
-    (256 for K types). `rope_factors` adds Llama 3's `rope_freqs.weight`.
+    (256 for K types). `rope_factors` adds Llama 3's `rope_freqs.weight`. `features` as
+    `support.family_gguf` takes them.
     """
     path = Path(path)
     head_dim = head_dim or hidden // heads
-    writer = gguf.GGUFWriter(path, "llama")
+    kind = FAMILIES[family]
+    writer = gguf.GGUFWriter(path, family)
     writer.add_name("tiny")
     writer.add_block_count(layers)
     writer.add_context_length(context)
@@ -82,10 +89,10 @@ def make_tiny_gguf(
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope_base)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocab)
+    add_family_keys(writer, kind, head_dim, context, **features)
     _add_tokenizer(writer, vocab, chat_template, add_bos)
 
     random = np.random.default_rng(seed)
@@ -95,27 +102,37 @@ def make_tiny_gguf(
         data = random.standard_normal((rows, columns), dtype=np.float32) * scale / columns**0.5
         writer.add_tensor(f"{name}.weight", _quantize(data, matrix_type), raw_dtype=matrix_type)
 
-    def norm(name: str) -> None:
-        data = 1 + 0.1 * random.standard_normal(hidden, dtype=np.float32)
-        writer.add_tensor(f"{name}.weight", data.astype(np.float32))
+    def vector(name: str, length: int = hidden, mean: float = 1.0) -> None:
+        data = mean + 0.1 * random.standard_normal(length, dtype=np.float32)
+        writer.add_tensor(name, data.astype(np.float32))
 
     matrix("token_embd", vocab, hidden, scale=2.0)
-    norm("output_norm")
+    vector("output_norm.weight")
     if not tied:
         matrix("output", vocab, hidden)
     if rope_factors:
         factors = np.linspace(1, 8, head_dim // 2, dtype=np.float32)
         writer.add_tensor("rope_freqs.weight", factors)
+    for name, factors in long_factors(kind, head_dim, **features).items():
+        writer.add_tensor(name, factors)
+    query, key_value = heads * head_dim, kv_heads * head_dim
     for layer in range(layers):
         block = f"blk.{layer}"
-        norm(f"{block}.attn_norm")
-        matrix(f"{block}.attn_q", heads * head_dim, hidden)
-        matrix(f"{block}.attn_k", kv_heads * head_dim, hidden)
-        matrix(f"{block}.attn_v", kv_heads * head_dim, hidden)
-        matrix(f"{block}.attn_output", hidden, heads * head_dim)
-        norm(f"{block}.ffn_norm")
-        matrix(f"{block}.ffn_gate", ff, hidden)
-        matrix(f"{block}.ffn_up", ff, hidden)
+        for name in norm_names(kind):
+            vector(f"{block}.{name}.weight")
+        for name, rows in (("q", query), ("k", key_value), ("v", key_value)):
+            if not kind.is_fused:
+                matrix(f"{block}.attn_{name}", rows, hidden)
+            if kind.has_qkv_bias:
+                vector(f"{block}.attn_{name}.bias", rows, mean=0.0)
+            if kind.has_qk_norm and name != "v":
+                vector(f"{block}.attn_{name}_norm.weight", head_dim)
+        if kind.is_fused:
+            matrix(f"{block}.attn_qkv", query + 2 * key_value, hidden)
+        else:
+            matrix(f"{block}.ffn_gate", ff, hidden)
+        matrix(f"{block}.attn_output", hidden, query)
+        matrix(f"{block}.ffn_up", 2 * ff if kind.is_fused else ff, hidden)
         matrix(f"{block}.ffn_down", hidden, ff)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,20 +1,26 @@
 """Read, write and check bundles: a GGUF model, its levels and where they come from."""
 
+from pliant.bundle.adapters import Adapter, adapter_file_name, write_adapter
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.bundle import Bundle, open_bundle
 from pliant.bundle.check import Finding, check
 from pliant.bundle.cost import cost_ratio, per_token_cost
 from pliant.bundle.describe import Description, describe
+from pliant.bundle.family import FAMILIES, Family
 from pliant.bundle.gguf import GgufFile, TensorInfo
 from pliant.bundle.installed import InstalledBundle, installed_bundles
-from pliant.bundle.levels import check_levels
+from pliant.bundle.levels import check_levels, with_adapter
 from pliant.bundle.plan import LayerPlan, Level, Plan
+from pliant.bundle.tensors import weight_tensors
 from pliant.bundle.write import write_bundle
 
 __all__ = [
+    "FAMILIES",
+    "Adapter",
     "Architecture",
     "Bundle",
     "Description",
+    "Family",
     "Finding",
     "GgufFile",
     "InstalledBundle",
@@ -22,6 +28,7 @@ __all__ = [
     "Level",
     "Plan",
     "TensorInfo",
+    "adapter_file_name",
     "check",
     "check_levels",
     "cost_ratio",
@@ -29,5 +36,8 @@ __all__ = [
     "installed_bundles",
     "open_bundle",
     "per_token_cost",
+    "weight_tensors",
+    "with_adapter",
+    "write_adapter",
     "write_bundle",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pliant.bundle.adapters import Adapter
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.gguf import GgufFile
 from pliant.bundle.installed import find_installed
@@ -22,6 +24,7 @@ RATIO_TOLERANCE = 1e-6
 class Bundle:
     """An opened model. `levels` ascend; the last one is 1.0, the full model.
 
+    `adapters` are the levels' adapters by their names in the bundle.
     `path` is the folder, or the .gguf file that was opened alone; then `manifest` is None.
     """
 
@@ -31,6 +34,7 @@ class Bundle:
     architecture: Architecture
     levels: tuple[Level, ...]
     manifest: Manifest | None = None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @cached_property
     def sha256(self) -> str:
@@ -90,11 +94,13 @@ def _open_folder(folder: Path) -> Bundle:
     if size != expected:
         raise CorruptFileError(f"{model} has {size} bytes, the manifest says {expected}")
     gguf, architecture = _open_model(model)
+    names = [level.adapter for level in manifest.levels if level.adapter is not None]
+    adapters = {name: Adapter.open(locate(folder, name)) for name in names}
     try:
-        check_levels(architecture, manifest.levels)
+        check_levels(architecture, manifest.levels, adapters)
     except PlanError as error:
         raise CorruptFileError(f"{folder / MANIFEST_FILE}: {error}") from error
-    return Bundle(folder, manifest.name, gguf, architecture, manifest.levels, manifest)
+    return Bundle(folder, manifest.name, gguf, architecture, manifest.levels, manifest, adapters)
 
 
 def _open_gguf(path: Path) -> Bundle:

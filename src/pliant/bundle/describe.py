@@ -26,14 +26,27 @@ class TypeShare:
 
 
 @dataclass(frozen=True)
+class AdapterDescription:
+    """`type` is that of the factors A; small factors may be stored wider."""
+
+    file: str
+    rank: int
+    alpha: float
+    type: str
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class LevelDescription:
-    """`parameters` counts the weights that the level uses; `plan` is the plan's JSON, per layer
-    `[kv_heads, heads_per_kv, ff]`."""
+    """`parameters` counts the model's weights that the level uses; `plan` is the plan's JSON, per
+    layer `[kv_heads, heads_per_kv, ff]`."""
 
     ratio: float
     cost: float
     parameters: int
     plan: list[list[int]]
+    adapter: AdapterDescription | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,7 @@ def describe(bundle: Bundle) -> Description:
         architecture=bundle.architecture,
         parameters=parameters,
         types=_type_shares(bundle.gguf),
-        levels=tuple(
-            _describe_level(bundle.architecture, level, parameters) for level in bundle.levels
-        ),
+        levels=tuple(_describe_level(bundle, level, parameters) for level in bundle.levels),
         files=files,
         tokenizer=describe_tokenizer(bundle.gguf),
         provenance={} if manifest is None else dict(manifest.provenance),
@@ -91,11 +102,26 @@ def _type_shares(gguf: GgufFile) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _describe_level(architecture: Architecture, level: Level, parameters: int) -> LevelDescription:
+def _describe_level(bundle: Bundle, level: Level, parameters: int) -> LevelDescription:
+    architecture = bundle.architecture
     unused = _matrix_weights(architecture, Plan.full(architecture)) - _matrix_weights(
         architecture, level.plan
     )
-    return LevelDescription(level.ratio, level.cost, parameters - unused, level.plan.to_json())
+    plan = level.plan.to_json()
+    adapter = None if level.adapter is None else _describe_adapter(bundle, level.adapter)
+    return LevelDescription(level.ratio, level.cost, parameters - unused, plan, adapter)
+
+
+def _describe_adapter(bundle: Bundle, name: str) -> AdapterDescription:
+    adapter = bundle.adapters[name]
+    return AdapterDescription(
+        file=name,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        type=next(iter(adapter.gguf.tensors.values())).type.name,
+        parameters=adapter.parameters,
+        nbytes=adapter.gguf.size,
+    )
 
 
 def _matrix_weights(architecture: Architecture, plan: Plan) -> int:

@@ -66,10 +66,7 @@ class Manifest:
                     name: {"bytes": record.nbytes, "sha256": record.sha256}
                     for name, record in self.files.items()
                 },
-                "levels": [
-                    {"ratio": level.ratio, "cost": level.cost, "plan": level.plan.to_json()}
-                    for level in self.levels
-                ],
+                "levels": [_level_to_json(level) for level in self.levels],
                 "tokenizer": dict(self.tokenizer),
                 "provenance": dict(self.provenance),
             },
@@ -86,6 +83,11 @@ class Manifest:
         """
         path = folder / MANIFEST_FILE
         return _Parser(path).manifest(_load_json(path))
+
+
+def _level_to_json(level: Level) -> dict[str, Any]:
+    fields = {"ratio": level.ratio, "cost": level.cost, "plan": level.plan.to_json()}
+    return fields if level.adapter is None else fields | {"adapter": level.adapter}
 
 
 def is_file_name(name: str) -> bool:
@@ -143,10 +145,11 @@ class _Parser:
             "the manifest",
             {"format", "version", "name", "files", "levels", "tokenizer", "provenance"},
         )
+        files = self.files(fields["files"])
         return Manifest(
             name=self.name(fields["name"]),
-            files=self.files(fields["files"]),
-            levels=self.levels(fields["levels"]),
+            files=files,
+            levels=self.levels(fields["levels"], files),
             tokenizer=self.object(fields["tokenizer"], "tokenizer"),
             provenance=self.object(fields["provenance"], "provenance"),
         )
@@ -182,20 +185,28 @@ class _Parser:
             raise self.fail(f"files: {name}: sha256 is {shorten(sha256)}")
         return FileRecord(nbytes, sha256)
 
-    def levels(self, value: Any) -> tuple[Level, ...]:
+    def levels(self, value: Any, files: Mapping[str, FileRecord]) -> tuple[Level, ...]:
         if not isinstance(value, list) or len(value) > MAX_LEVELS:
             raise self.fail(f"levels is not a list of at most {MAX_LEVELS}")
-        return tuple(self.level(index, item) for index, item in enumerate(value))
+        levels = tuple(self.level(index, item) for index, item in enumerate(value))
+        for index, level in enumerate(levels):
+            if level.adapter is not None and level.adapter not in files.keys() - {MODEL_FILE}:
+                raise self.fail(f"levels: {index}: adapter {level.adapter} is not among the files")
+        return levels
 
     def level(self, index: int, value: Any) -> Level:
         what = f"levels: {index}"
-        fields = self.object(value, what, {"ratio", "cost", "plan"})
+        keys = {"ratio", "cost", "plan"}
+        if isinstance(value, dict) and "adapter" in value:
+            keys.add("adapter")
+        fields = self.object(value, what, keys)
         try:
             plan = Plan.from_json(fields["plan"])
         except PlanError as error:
             raise self.fail(f"{what}: {error}") from error
         ratio, cost = (self.number(fields[key], f"{what}: {key}") for key in ("ratio", "cost"))
-        return Level(ratio=ratio, plan=plan, cost=cost)
+        adapter = self.name(fields["adapter"]) if "adapter" in fields else None
+        return Level(ratio=ratio, plan=plan, cost=cost, adapter=adapter)
 
     def number(self, value: Any, what: str) -> float:
         if type(value) not in (int, float) or not 0 < value <= 2 or not math.isfinite(value):

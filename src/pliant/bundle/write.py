@@ -7,8 +7,10 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pliant.bundle.adapters import Adapter
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.bundle import Bundle, open_bundle
 from pliant.bundle.gguf import GgufFile
@@ -30,14 +32,17 @@ def write_bundle(
     model_gguf: str | Path,
     levels: Sequence[Level],
     provenance: Mapping[str, Any],
+    adapters: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> Bundle:
     """Copy `model_gguf` into a bundle at `folder` and return the opened bundle.
 
-    The folder's name becomes the bundle's. `provenance` must be JSON. Everything is written to
+    The folder's name becomes the bundle's. `provenance` must be JSON. `adapters` says for every
+    adapter that a level names which file to copy. Everything is written to
     a folder beside the target and renamed at the end; an older bundle there is replaced.
 
     Raises PlanError if the levels break the rules (`levels.check_levels`), and BundleError if
-    the model cannot be read, the target holds anything but a bundle, or writing fails.
+    the model or an adapter cannot be read, adapters are missing or superfluous, the target holds
+    anything but a bundle, or writing fails.
     """
     folder = Path(folder).absolute()
     if not is_file_name(folder.name):
@@ -45,15 +50,16 @@ def write_bundle(
     gguf = GgufFile.open(model_gguf)
     architecture = Architecture.from_gguf(gguf)
     check_vocabulary(gguf, architecture.vocab_size)
-    check_levels(architecture, levels)
+    check_levels(architecture, levels, _open_adapters(levels, adapters))
     refuse_foreign(folder)
     draft = _beside(folder, "new")
     try:
         draft.mkdir(parents=True)
-        record = _copy(gguf.path, draft / MODEL_FILE)
+        sources = {MODEL_FILE: gguf.path} | {name: Path(adapters[name]) for name in adapters}
+        files = {name: _copy(source, draft / name) for name, source in sources.items()}
         manifest = Manifest(
             name=folder.name,
-            files={MODEL_FILE: record},
+            files=files,
             levels=tuple(levels),
             tokenizer=describe_tokenizer(gguf),
             provenance=provenance,
@@ -82,6 +88,19 @@ def refuse_foreign(folder: Path) -> None:
     foreign = present - Manifest.read(folder).files.keys() - {MANIFEST_FILE}
     if foreign:
         raise BundleError(f"{folder} also holds {', '.join(sorted(foreign))}; move it away first")
+
+
+def _open_adapters(
+    levels: Sequence[Level], adapters: Mapping[str, str | Path]
+) -> dict[str, Adapter]:
+    named = {level.adapter for level in levels} - {None}
+    if named != adapters.keys():
+        odd = ", ".join(sorted(map(str, named ^ adapters.keys())))
+        raise BundleError(f"adapters that are not both named by a level and given: {odd}")
+    for name in adapters:
+        if not is_file_name(name) or name in (MODEL_FILE, MANIFEST_FILE):
+            raise BundleError(f"{name!r} cannot name an adapter")
+    return {name: Adapter.open(path) for name, path in adapters.items()}
 
 
 def _beside(folder: Path, purpose: str) -> Path:

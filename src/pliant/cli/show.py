@@ -10,6 +10,7 @@ from rich.markup import escape
 from pliant.bundle import Architecture, Description, Finding, LayerPlan, Plan, open_bundle
 from pliant.bundle import check as check_files
 from pliant.bundle import describe as describe_bundle
+from pliant.bundle.describe import AdapterDescription
 from pliant.cli.output import (
     console,
     format_bytes,
@@ -102,12 +103,21 @@ def _types_text(description: Description) -> str:
 
 
 def _print_levels(description: Description) -> None:
-    rows = table("level", "cost", "parameters", left=0)
+    columns = ["level", "cost", "parameters"]
+    has_adapters = any(level.adapter for level in description.levels)
+    rows = table(*columns, *(["adapter"] if has_adapters else []), left=0)
     for level in description.levels:
-        rows.add_row(f"{level.ratio:g}", f"{level.cost:.3f}", format_count(level.parameters))
+        cells = [f"{level.ratio:g}", f"{level.cost:.3f}", format_count(level.parameters)]
+        rows.add_row(*cells, *([_adapter_text(level.adapter)] if has_adapters else []))
     out = console()
     out.print()
     out.print(rows)
+
+
+def _adapter_text(adapter: AdapterDescription | None) -> str:
+    if adapter is None:
+        return "-"
+    return f"rank {adapter.rank}, {adapter.type}, {format_bytes(adapter.nbytes)}"
 
 
 def _print_layers(description: Description) -> None:

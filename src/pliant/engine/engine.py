@@ -51,7 +51,8 @@ class Engine:
         )
         self._weights = Weights(bundle, policy)
         self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
-        self._inputs = Inputs(MAX_BATCH, self.context_length)
+        window = self.architecture.sliding_window
+        self._inputs = Inputs(MAX_BATCH, self.context_length, window)
         model = Model(self.architecture, self._weights, self._kv, self._inputs)
         self._graphs = GraphCache(model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
@@ -172,9 +173,12 @@ class Engine:
 
 
 def _context_length(bundle: Bundle, options: EngineOptions) -> int:
-    limit = bundle.architecture.context_length
+    architecture = bundle.architecture
+    limit = architecture.context_length
     if options.context_length is None:
-        return min(limit, DEFAULT_CONTEXT)
+        # A longer context would take the rotary factors that serve short texts worse.
+        best = architecture.rope_original_context if architecture.has_long_factors else limit
+        return min(limit, best, DEFAULT_CONTEXT)
     if options.context_length > limit:
         raise RequestError(
             f"context_length is {options.context_length}; the model was made for at most {limit}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from pliant.engine.span import Span
 from pliant.ggml.context import Context
@@ -16,10 +17,14 @@ from pliant.ggml.types import GgmlType
 
 
 class Inputs:
-    """Tokens, positions and KV rows of a batch, the outputs wanted, and one mask per span."""
+    """Tokens, positions and KV rows of a batch, the outputs wanted, and one mask per span.
 
-    def __init__(self, max_batch: int, context_length: int) -> None:
-        self._context = Context(max_tensors=5)
+    `sliding_masks` are those of layers that see only the last `window` tokens; None where a
+    context is no longer than that, since all layers see the same then.
+    """
+
+    def __init__(self, max_batch: int, context_length: int, window: int | None = None) -> None:
+        self._context = Context(max_tensors=6)
         self._buffers: list[Buffer] = []
         self.tokens = self._new(GgmlType.I32, max_batch)
         self.positions = self._new(GgmlType.I32, max_batch)
@@ -30,10 +35,13 @@ class Inputs:
         self._positions = self.positions.numpy().reshape(-1)
         self._kv_rows = self.kv_rows.numpy().reshape(-1)
         self._outputs = self.outputs.numpy().reshape(-1)
-        self._masks = self.masks.numpy().reshape(-1)
-        # visible..., hidden...: the mask of a token at position p is a window of this row
-        self._causal = np.full(2 * context_length, -np.inf, dtype=np.float16)
-        self._causal[:context_length] = 0
+        self._mask_rows = [_mask_row(context_length, context_length)]
+        self._targets = [self.masks.numpy().reshape(-1)]
+        self.sliding_masks: Tensor | None = None
+        if window is not None and window < context_length:
+            self.sliding_masks = self._new(GgmlType.F16, max_batch * context_length)
+            self._mask_rows.append(_mask_row(context_length, window))
+            self._targets.append(self.sliding_masks.numpy().reshape(-1))
         self._counter = np.arange(max(max_batch, context_length), dtype=np.int32)
 
     def write(
@@ -51,7 +59,8 @@ class Inputs:
                 np.add(self._counter[:n], token, out=self._outputs[output : output + n])
             elif span.outputs == "last":
                 self._outputs[output] = token + n - 1
-            self._write_mask(cell, n, start, kv_length)
+            for row, masks in zip(self._mask_rows, self._targets, strict=True):
+                _write_mask(row, masks[cell : cell + n * kv_length], n, start, kv_length)
             token += n
             output += span.num_outputs
             cell += n * kv_length
@@ -67,15 +76,6 @@ class Inputs:
         np.add(self._counter[:n], span.start, out=self._positions[at : at + n])
         np.add(self._counter[:n], first_row, out=self._kv_rows[at : at + n])
 
-    def _write_mask(self, cell: int, n: int, start: int, kv_length: int) -> None:
-        """Row i hides the cells after position start + i."""
-        first = self._causal[len(self._causal) // 2 - 1 - start :]
-        target = self._masks[cell : cell + n * kv_length]
-        if n == 1:
-            target[:] = first[:kv_length]
-        else:
-            target.reshape(n, kv_length)[:] = as_strided(first, (n, kv_length), (-2, 2))
-
     def close(self) -> None:
         self._context.close()
         for buffer in self._buffers:
@@ -87,3 +87,22 @@ class Inputs:
         buffer.place(tensor, 0)
         self._buffers.append(buffer)
         return tensor
+
+
+def _mask_row(context_length: int, window: int) -> NDArray[np.float16]:
+    """hidden..., visible (`window` of them), hidden...: the mask of a token at position p is the
+    part of this row that begins at context_length - 1 - p."""
+    row = np.full(2 * context_length, -np.inf, dtype=np.float16)
+    row[context_length - window : context_length] = 0
+    return row
+
+
+def _write_mask(
+    row: NDArray[np.float16], target: NDArray[np.float16], n: int, start: int, kv_length: int
+) -> None:
+    """Line i of `target` hides what the token at position start + i does not see."""
+    first = row[len(row) // 2 - 1 - start :]
+    if n == 1:
+        target[:] = first[:kv_length]
+    else:
+        target.reshape(n, kv_length)[:] = as_strided(first, (n, kv_length), (-2, 2))

@@ -12,7 +12,7 @@ from functools import partial, reduce
 
 import numpy as np
 
-from pliant.bundle import Architecture, Bundle, GgufFile, Level
+from pliant.bundle import Architecture, Bundle, Level, weight_tensors
 from pliant.engine.copies import Copies, Segment
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.views import Views
@@ -104,11 +104,11 @@ class Weights:
 
     def __init__(self, bundle: Bundle, policy: LayoutPolicy) -> None:
         self._policy = policy
-        self._gguf: GgufFile = bundle.gguf
+        self._infos = weight_tensors(bundle.gguf, bundle.architecture)
         self._file = np.memmap(bundle.gguf.path, dtype=np.uint8, mode="r")
         self._mapping = Buffer.over(self._file)
-        self._context = Context(max_tensors=len(bundle.gguf.tensors) * (MAX_SEGMENTS + 1))
-        self._tensors = {name: self._map(name) for name in bundle.gguf.tensors}
+        self._context = Context(max_tensors=len(self._infos) * (MAX_SEGMENTS + 1))
+        self._tensors = {name: self._map(name) for name in self._infos}
         self._views = Views()
         self._copies = Copies(self._context)
         bounds = segment_bounds(bundle.architecture, bundle.levels)
@@ -134,6 +134,10 @@ class Weights:
         """The mapped tensor, e.g. a norm or the embedding table."""
         return self._tensors[name]
 
+    def find(self, name: str) -> Tensor | None:
+        """The mapped tensor if the model has it, e.g. a bias."""
+        return self._tensors.get(name)
+
     def matrix(self, layer: int, name: str) -> Matrix:
         return self.matrices[f"blk.{layer}.{name}.weight"]
 
@@ -145,7 +149,7 @@ class Weights:
         self._mapping.close()
 
     def _map(self, name: str) -> Tensor:
-        info = self._gguf.tensors[name]
+        info = self._infos[name]
         tensor = self._context.new_tensor(info.type, *info.shape)
         self._mapping.place(tensor, info.offset)
         return tensor
@@ -163,7 +167,7 @@ class Weights:
         block = TYPE_SIZES[plain.type].block
         inner = [bound for bound in bounds if cut and bound % block == 0]
         edges = [0, *inner, columns]
-        segments = self._copies.add(self._gguf.tensors[name], edges, repack)
+        segments = self._copies.add(self._infos[name], edges, repack)
         return Matrix(
             name, plain, self._views, segments, self._policy.plain_from(plain.type, repack)
         )

@@ -8,7 +8,9 @@ from pliant.ggml.declarations import InitParams, bind
 from pliant.ggml.tensor import Tensor, pad_shape
 from pliant.ggml.types import TYPE_SIZES, GgmlType
 
-ROPE_NORMAL = 0
+# Which elements rope turns together: neighbours, or i and i + dims/2 ("neox").
+ROPE_PAIRS = 0
+ROPE_HALVES = 2
 
 
 class Context:
@@ -138,12 +140,24 @@ class Context:
             raise TensorError(f"rms_norm takes F32 rows and eps >= 0, got {a.describe()}, {eps}")
         return Tensor.at(self._c.rms_norm(self._room(), a.address, eps))
 
+    def scale(self, a: Tensor, factor: float) -> Tensor:
+        """a times a number"""
+        _check_plain(a, "scale")
+        return Tensor.at(self._c.scale(self._room(), a.address, factor))
+
+    def tanh(self, a: Tensor) -> Tensor:
+        _check_plain(a, "take tanh of")
+        return Tensor.at(self._c.tanh(self._room(), a.address))
+
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) * up"""
-        rows_apart = gate.strides[0] != 4 or up.strides[0] != 4
-        if gate.shape != up.shape or gate.type != up.type or rows_apart:
-            raise TensorError(f"swiglu of {gate.describe()} and {up.describe()}: shapes differ")
+        _check_gated(gate, up, "swiglu")
         return Tensor.at(self._c.swiglu_split(self._room(), gate.address, up.address))
+
+    def geglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """gelu(gate) * up, with gelu's tanh approximation"""
+        _check_gated(gate, up, "geglu")
+        return Tensor.at(self._c.geglu_split(self._room(), gate.address, up.address))
 
     def get_rows(self, table: Tensor, rows: Tensor) -> Tensor:
         """table [k, m], rows I32 [n] -> [k, n] in F32. Row numbers are the caller's to check."""
@@ -172,11 +186,14 @@ class Context:
         base: float,
         scale: float,
         original_context: int,
+        halves: bool = False,
+        magnitude: float = 1.0,
     ) -> Tensor:
         """Rotary position embedding of a [head_dim, heads, n] at positions I32 [n].
 
-        Interleaved pairs (llama.cpp's "norm" order). `factors` F32 [dims/2] divides the
-        frequencies (Llama 3.x).
+        Turns the first `dims` of each head: neighbouring pairs, or (`halves`) elements i and
+        i + dims/2. `factors` F32 [dims/2] divides the frequencies (Llama 3, Phi-3), `magnitude`
+        multiplies the result (longrope).
         """
         if positions.type != GgmlType.I32 or positions.shape[0] != a.shape[2]:
             raise TensorError(f"positions {positions.describe()} do not fit {a.describe()}")
@@ -191,39 +208,55 @@ class Context:
                 positions.address,
                 None if factors is None else factors.address,
                 dims,
-                ROPE_NORMAL,
+                ROPE_HALVES if halves else ROPE_PAIRS,
                 original_context,
                 base,
                 scale,
                 0.0,
-                1.0,
+                magnitude,
                 32.0,
                 1.0,
             )
         )
 
     def flash_attention(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float = 0.0
     ) -> Tensor:
-        """q [d, n, heads], k and v [d, m, kv_heads], mask F16 [m, n] -> [d, heads, n]."""
+        """q [d, n, heads], k and v [d, m, kv_heads], mask F16 [m, n] -> [d, heads, n].
+
+        `softcap` c > 0 bounds the scaled scores s to c * tanh(s / c).
+        """
         grouped = k.shape[2] > 0 and q.shape[2] % k.shape[2] == 0
         if q.shape[0] != k.shape[0] or k.shape != v.shape or not grouped:
             raise TensorError(
                 f"attention of {q.describe()} over {k.describe()} and {v.describe()}: shapes differ"
             )
+        if softcap < 0:
+            raise TensorError(f"a softcap is at least 0, got {softcap}")
         if mask.type != GgmlType.F16 or mask.shape[0] != k.shape[1] or mask.shape[1] < q.shape[1]:
             raise TensorError(f"mask {mask.describe()} does not cover {q.describe()}")
         if q.type != GgmlType.F32 or not mask.is_contiguous:
             raise TensorError(f"attention takes an F32 query and a contiguous mask: {q.describe()}")
         return Tensor.at(
             self._c.flash_attn_ext(
-                self._room(), q.address, k.address, v.address, mask.address, scale, 0.0, 0.0
+                self._room(), q.address, k.address, v.address, mask.address, scale, 0.0, softcap
             )
         )
 
 
 def _count(shape: tuple[int, int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2] * shape[3]
+
+
+def _check_plain(a: Tensor, verb: str) -> None:
+    if a.type != GgmlType.F32 or not a.is_contiguous:
+        raise TensorError(f"can {verb} contiguous F32 tensors only, not {a.describe()}")
+
+
+def _check_gated(gate: Tensor, up: Tensor, name: str) -> None:
+    rows_apart = gate.strides[0] != 4 or up.strides[0] != 4
+    if gate.shape != up.shape or gate.type != up.type or rows_apart:
+        raise TensorError(f"{name} of {gate.describe()} and {up.describe()}: shapes differ")
 
 
 def _check_repeatable(a: Tensor, b: Tensor, verb: str) -> None:

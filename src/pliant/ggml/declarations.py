@@ -101,6 +101,13 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     # struct ggml_tensor * ggml_swiglu_split(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_swiglu_split": (_P, [_P, _P, _P]),
+    # struct ggml_tensor * ggml_geglu_split(struct ggml_context * ctx, struct ggml_tensor * a,
+    #     struct ggml_tensor * b)
+    "ggml_geglu_split": (_P, [_P, _P, _P]),
+    # struct ggml_tensor * ggml_scale(struct ggml_context * ctx, struct ggml_tensor * a, float s)
+    "ggml_scale": (_P, [_P, _P, _F32]),
+    # struct ggml_tensor * ggml_tanh(struct ggml_context * ctx, struct ggml_tensor * a)
+    "ggml_tanh": (_P, [_P, _P]),
     # struct ggml_tensor * ggml_get_rows(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_get_rows": (_P, [_P, _P, _P]),
