@@ -1,10 +1,13 @@
 """`pliant elastify`: from a Hugging Face folder to a bundle."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from pliant.errors import ElastifyError
 
 
 def elastify(
@@ -29,6 +32,41 @@ def elastify(
     window_tokens: Annotated[
         int | None, typer.Option(help="Tokens in each piece.", show_default="256")
     ] = None,
+    recover: Annotated[
+        bool | None,
+        typer.Option(
+            "--recover/--no-recover",
+            help="Train an adapter (LoRA) for every level below the full model.",
+            show_default="if --recovery-data is given",
+        ),
+    ] = None,
+    recovery_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="What adapters learn from: .jsonl with `messages`, `prompt` and `answer`, or "
+            "`text` in each line.",
+            show_default="the calibration text",
+        ),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapters.", show_default="8")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="distill: learn from the full model; lm: from the data alone.",
+            show_default="distill",
+        ),
+    ] = None,
+    recovery_steps: Annotated[
+        int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Share the long work on a Ray cluster; `auto` is the one that `ray start --head` "
+            "started here. Needs the extra: pip install 'pliant[ray]'.",
+        ),
+    ] = None,
 ) -> None:
     """Make a Hugging Face model elastic and write it as a bundle.
 
@@ -42,7 +80,16 @@ def elastify(
         "anchors": anchors,
         "windows": windows,
         "window_tokens": window_tokens,
+        "ray": ray,
     }
+    training = {"rank": rank, "loss": loss, "steps": recovery_steps}
+    if recovery_data is not None if recover is None else recover:
+        given["recovery"] = _recovery(recovery_data or calibration, training)
+    elif any(value is not None for value in training.values()):
+        raise ElastifyError(
+            "--rank, --loss and --recovery-steps are about recovery: add --recover or "
+            "--recovery-data FILE"
+        )
     bundle = make_elastic(
         hf_dir,
         out,
@@ -51,3 +98,10 @@ def elastify(
         **{name: value for name, value in given.items() if value is not None},
     )
     print(bundle.path)
+
+
+def _recovery(data: Path, training: Mapping[str, Any]) -> Any:
+    from pliant.elastify.recovery.options import Recovery, RecoveryOptions
+
+    given = {name: value for name, value in training.items() if value is not None}
+    return Recovery(data, RecoveryOptions(**given))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pliant.elastify.pipeline import elastify as elastify
 
 _MODULES = {"elastify": "pliant.elastify.pipeline"}
-_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf"}
+_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft"}
 
 __all__ = ["elastify"]
 

@@ -32,7 +32,7 @@ _FILE_TYPES = {
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
-GGUF_NAMES = {
+_GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -141,7 +141,7 @@ def _layer_weights(
         if projection.name in ("self_attn.q_proj", "self_attn.k_proj"):
             weight = interleave_rotary(weight, config.head_dim)
         if weight.numel():
-            yield GGUF_NAMES[projection.name], weight
+            yield _GGUF_NAMES[projection.name], weight
 
 
 def _stored_type(entry: _Entry) -> QuantType:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,16 +14,21 @@ from typing import Any
 
 import gguf
 
-from pliant.bundle import Architecture, Bundle, GgufFile, open_bundle, write_bundle
+from pliant.bundle import Architecture, Bundle, GgufFile, Level, open_bundle, write_bundle
 from pliant.bundle.write import refuse_foreign
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import Calibration, mean_loss, read_calibration
+from pliant.elastify.cluster import check_cluster, connect
 from pliant.elastify.export import QUANTIZATIONS, write_gguf
 from pliant.elastify.importance import order_by, taylor_scores
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.recovery.data import RecoveryData, read_recovery_data
+from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
+from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import logits
+from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import (
     SAMPLE_TOKENS,
     Verification,
@@ -56,22 +63,28 @@ def elastify(
     targets: Sequence[float] = TARGET_RATIOS,
     windows: int = WINDOWS,
     window_tokens: int = WINDOW_TOKENS,
+    recovery: Recovery | None = None,
+    ray: str | None = None,
     report: Report = lambda line: None,
 ) -> Bundle:
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
     `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
-    of anchor layers (default: about a fifth). `report` gets one line per step; the bundle's
-    provenance keeps the figures. Works in float32 and keeps model and gradients in memory:
-    8 bytes per parameter. Deterministic on one machine.
+    of anchor layers (default: about a fifth). With `recovery` every level below the full model
+    gets an adapter; a run that was cut short goes on training where it was. `ray` is the address
+    of a Ray cluster ("auto": this machine's) that shares the long work. `report` gets one line
+    per step; the bundle's provenance keeps the figures. Works in float32 and keeps model and
+    gradients in memory: 8 bytes per parameter. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; nothing is written then.
     """
     source, out = Path(hf_dir), Path(out).absolute()
     config, vocabulary = _check(source, out, quantization)
+    check_cluster(ray)
     tokenizer = load_tokenizer(source)
+    data = _recovery_data(recovery, tokenizer, config)
     window_tokens = min(window_tokens, config.context_length)
     text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
     report(f"read {source}: {config.num_layers} layers; {text.num_tokens} calibration tokens")
@@ -81,7 +94,7 @@ def elastify(
 
     sample = text.batches[0][0][:SAMPLE_TOKENS]
     before = logits(model, sample[None])
-    reorder_model(model, config, order_by(taylor_scores(model, config, text.batches)))
+    reorder_model(model, config, order_by(_scores(model, config, text, ray)))
     difference = reorder_difference(before, logits(model, sample[None]))
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
@@ -90,7 +103,8 @@ def elastify(
         write_gguf(model, vocabulary, draft, quantization, out.name)
         num_lines = check_tokens(draft, tokenizer, sample)
         report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-        choice = _levels(draft, analysis.anchors, targets, quantization)
+        rank = recovery.options.rank if recovery else 0
+        choice = _levels(draft, analysis.anchors, targets, quantization, rank)
         checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
         verification = Verification(len(sample), difference, checks)
         for line in (*choice.notes, *verification.lines()):
@@ -101,7 +115,11 @@ def elastify(
             "notes": list(choice.notes),
             "verification": asdict(verification),
         }
-        return write_bundle(out, draft, choice.levels, provenance)
+        adapted = _recover(model, draft, choice.levels, recovery, data, out, ray, report)
+        provenance |= adapted.provenance
+        bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files)
+    shutil.rmtree(_checkpoints(out), ignore_errors=True)
+    return bundle
 
 
 def _check(source: Path, out: Path, quantization: str) -> tuple[SourceConfig, Vocabulary]:
@@ -133,12 +151,69 @@ def _analyse(model: Any, config: SourceConfig, text: Calibration, anchors: int |
     )
 
 
+def _scores(model: Any, config: SourceConfig, text: Calibration, ray: str | None) -> UnitScores:
+    if ray is None:
+        return taylor_scores(model, config, text.batches)
+    with connect(ray) as cluster:
+        return cluster.scores(model, config, text.batches)
+
+
+def _recovery_data(
+    recovery: Recovery | None, tokenizer: Any, config: SourceConfig
+) -> RecoveryData | None:
+    if recovery is None:
+        return None
+    options = recovery.options
+    limit = min(options.max_tokens, config.context_length)
+    return read_recovery_data(recovery.data, tokenizer, limit, options.prompt_weight)
+
+
+def _recover(
+    model: Any,
+    model_gguf: Path,
+    levels: Sequence[Level],
+    recovery: Recovery | None,
+    data: RecoveryData | None,
+    out: Path,
+    ray: str | None,
+    report: Report,
+) -> AdaptedLevels:
+    """The levels with their adapters; these are written beside `model_gguf`."""
+    if recovery is None or data is None:
+        return AdaptedLevels(tuple(levels), {}, {})
+    architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
+    adapt = partial(
+        adapt_levels,
+        model,
+        architecture,
+        levels,
+        data,
+        recovery.options,
+        model_gguf.parent,
+        checkpoints=_checkpoints(out),
+        report=report,
+    )
+    if ray is None:
+        return adapt()
+    with connect(ray) as cluster:
+        return adapt(train=cluster.recover_levels)
+
+
+def _checkpoints(out: Path) -> Path:
+    """Stays beside the bundle until that is written."""
+    return out.with_name(f".{out.name}.recovery")
+
+
 def _levels(
-    model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
+    model_gguf: Path,
+    anchors: Sequence[int],
+    targets: Sequence[float],
+    quantization: str,
+    lora_rank: int,
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
     block, _ = gguf.GGML_QUANT_SIZES[QUANTIZATIONS[quantization]]
-    return choose_levels(architecture, anchors, targets=targets, block=block)
+    return choose_levels(architecture, anchors, targets=targets, block=block, lora_rank=lora_rank)
 
 
 def _provenance(

@@ -33,7 +33,7 @@ def slice_model(model: Any, plan: Plan) -> Any:
 def prefix(
     matrix: torch.Tensor, projection: Projection, config: SourceConfig, layer: LayerPlan
 ) -> torch.Tensor:
-    """The part of a projection's weight that `layer` runs: a view where one exists."""
+    """The part of a projection's weight that `layer` runs; a view where it can be one."""
     if projection.kind == "neurons":
         return matrix.narrow(projection.axis, 0, layer.ff)
     units = split_units(matrix, projection.axis, config.num_kv_heads)

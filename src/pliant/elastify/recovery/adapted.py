@@ -10,40 +10,47 @@ import numpy.typing as npt
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
+from pliant.bundle import Architecture
 from pliant.bundle.plan import Plan
-from pliant.elastify.export import GGUF_NAMES, interleave_rotary
-from pliant.elastify.source import config_of
+from pliant.elastify.export import _GGUF_NAMES as GGUF_NAMES
+from pliant.elastify.export import interleave_rotary
 from pliant.elastify.submodel import slice_model
 from pliant.elastify.units import PROJECTIONS
 
 Factors = Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-"""By tensor name of the GGUF (`blk.0.attn_q.weight`): A [rank, in] and B [out, rank]."""
+"""A [rank, in] and B [out, rank] by module (`model.layers.0.self_attn.q_proj`), or by tensor of
+the GGUF file (`blk.0.attn_q.weight`)."""
 
 _ADAPTER = "default"
-_ROTARY = ("self_attn.q_proj", "self_attn.k_proj")
+_ROTATED = ("attn_q", "attn_k")
 
 
-def adapt(model: Any, plan: Plan, *, rank: int, alpha: float, seed: int) -> Any:
-    """What `plan` runs of a reordered transformers model, with new LoRA factors to train.
+def adapt(model: Any, plan: Plan, *, rank: int, alpha: int, seed: int) -> Any:
+    """What `plan` runs of a reordered transformers model, with new float32 factors to train.
 
     A is drawn from `seed`, B is 0: the result computes what the bare sub-model does. Frozen
-    weights are views of `model`'s. Raises PlanError if the plan does not fit.
+    weights are views of `model`'s; parameters of `model` that are used whole stay frozen. Raises
+    PlanError if the plan does not fit.
     """
     small = slice_model(model, plan)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear_names(small), bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return inject_adapter_in_model(config, small)
+        adapted = inject_adapter_in_model(config, small)
+    for weight in trained_parameters(adapted).values():
+        weight.data = weight.data.float()
+    return adapted
 
 
 def linear_names(small: Any) -> list[str]:
-    """The elastic linear modules that a sub-model has."""
-    return [
+    """The elastic linear modules that a sub-model has; a layer's absent half has none."""
+    names = [
         f"model.layers.{index}.{projection.name}"
-        for index, block in enumerate(small.model.layers)
+        for index in range(len(small.model.layers))
         for projection in PROJECTIONS
-        if _has(block, projection.name)
     ]
+    present = {name for name, _ in small.named_modules()}
+    return [name for name in names if name in present]
 
 
 def trained_parameters(adapted: Any) -> dict[str, torch.nn.Parameter]:
@@ -52,27 +59,23 @@ def trained_parameters(adapted: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def factors_of(adapted: Any) -> Factors:
-    """The trained factors under the names, and with the rows, that the GGUF has."""
-    head_dim = config_of(adapted.config).head_dim
+    """The trained factors by module, in float32."""
     factors = {}
-    for index, block in enumerate(adapted.model.layers):
-        for projection in PROJECTIONS:
-            if not _has(block, projection.name):
-                continue
-            module = block.get_submodule(projection.name)
-            a, b = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
-            if projection.name in _ROTARY:
-                b = interleave_rotary(b, head_dim)
-            name = f"blk.{index}.{GGUF_NAMES[projection.name]}.weight"
-            factors[name] = (_array(a), _array(b))
+    for name in linear_names(adapted):
+        module = adapted.get_submodule(name)
+        pair = (module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight)
+        a, b = (np.array(weight.detach().cpu().numpy(), order="C") for weight in pair)
+        factors[name] = (a, b)
     return factors
 
 
-def _has(block: torch.nn.Module, name: str) -> bool:
-    """A layer's absent half has no such module."""
-    owner, _, child = name.partition(".")
-    return hasattr(block.get_submodule(owner), child)
-
-
-def _array(weight: torch.Tensor) -> npt.NDArray[np.float32]:
-    return np.array(weight.detach().float().cpu().numpy(), order="C")
+def gguf_factors(factors: Factors, architecture: Architecture) -> Factors:
+    """The same by tensor of the GGUF file, with the rows in its order."""
+    converted = {}
+    for module, (a, b) in factors.items():
+        index, _, projection = module.removeprefix("model.layers.").partition(".")
+        part = GGUF_NAMES[projection]
+        if part in _ROTATED and architecture.family.rope_order == "pairs":
+            b = interleave_rotary(torch.from_numpy(b), architecture.head_dim).numpy()
+        converted[f"blk.{index}.{part}.weight"] = (a, b)
+    return converted

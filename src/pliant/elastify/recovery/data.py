@@ -22,7 +22,7 @@ ROW_KINDS = "`messages`, `prompt` and `answer`, or `text`"
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """`tokens` int64 [n]; `weights` float32 [n], of predicting each token (the first one's is 0)."""
+    """`tokens` int64 [n]; `weights` float32 [n], of predicting each token: 0 for the first."""
 
     tokens: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
@@ -39,10 +39,15 @@ class RecoveryData:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive text of one row: tokenized by itself, as a prompt is before its answer."""
+    """Consecutive text of one row: tokenized by itself, as a prompt is before its answer.
+
+    `is_start`: of a plain text, before which the model expects its token for that, if it has one;
+    chat templates write it themselves.
+    """
 
     text: str
     is_answer: bool
+    is_start: bool = False
 
 
 HELD_OUT_EVERY = 16
@@ -103,24 +108,21 @@ class _Reader:
         """Raises ValueError saying what is wrong with the row."""
         tokens: list[int] = []
         weights: list[float] = []
-        for index, piece in enumerate(self.pieces(row)):
-            ids = self.encode(piece.text, is_plain_start=index == 0 and "messages" not in row)
+        for piece in self.pieces(row):
+            ids = self.encode(piece)
             tokens += ids
             weights += [1.0 if piece.is_answer else self.prompt_weight] * len(ids)
-        weights[:1] = [0.0] * len(weights[:1])
         kept = slice(-self.max_tokens, None)
         example = Example(np.array(tokens[kept], np.int64), np.array(weights[kept], np.float32))
         example.weights[:1] = 0.0
         return example
 
-    def encode(self, text: str, *, is_plain_start: bool) -> list[int]:
-        """Templates write their own control tokens; a plain text gets those it begins with."""
-        bos = self.tokenizer.bos_token_id
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if not is_plain_start or bos is None:
+    def encode(self, piece: _Piece) -> list[int]:
+        ids = self.tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
+        if not piece.is_start:
             return list(ids)
-        with_special = self.tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"]
-        return [bos, *ids] if with_special[:1] == [bos] else list(ids)
+        special = self.tokenizer("", add_special_tokens=True, verbose=False)["input_ids"]
+        return [*(token for token in special[:1] if token == self.tokenizer.bos_token_id), *ids]
 
     def pieces(self, row: Any) -> list[_Piece]:
         if not isinstance(row, dict):
@@ -136,9 +138,12 @@ class _Reader:
                         {"role": "assistant", "content": answer},
                     ]
                 )
-            return [_Piece(prompt, False), _Piece(answer + (self.tokenizer.eos_token or ""), True)]
+            return [
+                _Piece(prompt, False, is_start=True),
+                _Piece(answer + (self.tokenizer.eos_token or ""), True),
+            ]
         if "text" in row:
-            return [_Piece(_text(row, "text"), True)]
+            return [_Piece(_text(row, "text"), True, is_start=True)]
         raise ValueError(f"a row has {ROW_KINDS}")
 
     def conversation(self, messages: list[dict[str, str]]) -> list[_Piece]:

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from pliant.elastify.recovery.batches import Batch
+from pliant.elastify.recovery.options import Dtype
 
 
-def scored_logits(model: Any, batch: Batch) -> torch.Tensor:
+def scored_logits(model: Any, batch: Batch, dtype: Dtype = "f32") -> torch.Tensor:
     """Float32 [n, vocabulary]: the logits at the n positions whose weight is not 0, row by row.
 
     The output head, the largest matrix of a small sub-model, runs only where some row needs it.
@@ -19,9 +20,11 @@ def scored_logits(model: Any, batch: Batch) -> torch.Tensor:
     device = next(model.parameters()).device
     scored = batch.weights > 0
     kept = scored.any(dim=0).nonzero()[:, 0]
-    logits = model(
-        input_ids=batch.tokens[:, :-1].to(device), use_cache=False, logits_to_keep=kept.to(device)
-    ).logits
+    tokens, kept_there = batch.tokens[:, :-1].to(device), kept.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+        logits: torch.Tensor = model(
+            input_ids=tokens, use_cache=False, logits_to_keep=kept_there
+        ).logits
     return logits[scored[:, kept].to(device)].float()
 
 

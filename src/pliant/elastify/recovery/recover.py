@@ -96,7 +96,7 @@ def _train(
         teacher_logits = None
         if options.loss == "distill":
             with torch.no_grad():
-                teacher_logits = scored_logits(model, batch)
+                teacher_logits = scored_logits(model, batch, options.dtype)
         for trainee in trainees:
             if trainee.step == step:
                 trainee.update(batch, teacher_logits)

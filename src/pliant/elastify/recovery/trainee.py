@@ -49,7 +49,7 @@ class Trainee:
 
     def update(self, batch: Batch, teacher_logits: torch.Tensor | None) -> None:
         """One step; without a teacher the loss is that of language modelling."""
-        logits = scored_logits(self.model, batch)
+        logits = scored_logits(self.model, batch, self._options.dtype)
         if teacher_logits is None:
             loss = lm_loss(logits, batch)
         else:
