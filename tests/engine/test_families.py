@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.bundle import FAMILIES, Plan, open_bundle
+from pliant.bundle import FAMILIES, LayerPlan, Plan, open_bundle
 from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span

@@ -118,7 +118,7 @@ def connect(address: str) -> Iterator[Cluster]:
             f"no Ray cluster answers at {address!r}: start one with `ray start --head` ({error})"
         ) from error
     try:
-        yield _cluster(ray.nodes())  # type: ignore[no-untyped-call]
+        yield _cluster(ray.nodes())
     finally:
         ray.shutdown()
 

@@ -1,20 +1,27 @@
 """`pliant elastify` with recovery: adapters in the bundle, and what is said about them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pliant.bundle import Adapter, check
+from pliant.bundle import Adapter, Architecture, GgufFile, check
 from pliant.elastify import elastify
+from pliant.elastify.export import write_gguf
+from pliant.elastify.levels import choose_levels
 from pliant.elastify.recovery import recover
+from pliant.elastify.recovery.data import Example, RecoveryData
+from pliant.elastify.recovery.levels import adapt_levels
 from pliant.elastify.recovery.options import Recovery, RecoveryOptions
+from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.recovery.trainee import Trainee
+from pliant.elastify.vocabulary import read_vocabulary
 from pliant.errors import ElastifyError
 from support.tiny_gguf import CORPUS
-from support.tiny_hf import make_folder
+from support.tiny_hf import make_folder, make_model
 
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48, "targets": (0.5, 0.8)}
 
@@ -86,22 +93,35 @@ def test_a_killed_run_goes_on_and_gives_the_same_bundle(
         assert (whole.path / name).read_bytes() == (again.path / name).read_bytes()
 
 
-def test_an_adapter_that_does_not_help_is_left_out(
-    source: Path, calibration_file: Path, tmp_path: Path
-) -> None:
-    lines: list[str] = []
-    asked = recovery(tmp_path, learning_rate=1.0, loss="distill")
-    bundle = elastify(
-        source,
-        tmp_path / "elastic",
-        calibration=calibration_file,
-        recovery=asked,
-        report=lines.append,
-        **SMALL,
+def test_an_adapter_that_does_not_help_is_left_out(tmp_path: Path) -> None:
+    model = make_model()
+    write_gguf(
+        model, read_vocabulary(make_folder(tmp_path / "hf"), 320), tmp_path / "m", "F16", "m"
     )
-    assert all(level.adapter is None for level in bundle.levels)
-    assert sum("keeps no adapter" in line for line in lines) == 2
-    assert np.isclose([level.cost for level in bundle.levels][-1], 1.0)
+    architecture = Architecture.from_gguf(GgufFile.open(tmp_path / "m"))
+    levels = choose_levels(architecture, [], targets=(0.6, 0.8)).levels
+    weights = np.array([0, 1, 1, 1], np.float32)
+    examples = tuple(Example(np.arange(start, start + 4), weights) for start in (6, 10, 14))
+    data = RecoveryData(examples[:2], examples[2:], "data")
+    options = RecoveryOptions(rank=2, steps=1)
+
+    def train(*arguments: Any, **settings: Any) -> tuple[RecoveredLevel, ...]:
+        worse, better = recover_levels(*arguments, **settings)
+        return (
+            replace(worse, recovered_loss=worse.bare_loss),
+            replace(better, recovered_loss=better.bare_loss - 1e-6),
+        )
+
+    lines: list[str] = []
+    adapted = adapt_levels(
+        model, architecture, levels, data, options, tmp_path,
+        checkpoints=tmp_path, train=train, report=lines.append,
+    )  # fmt: skip
+    assert [level.adapter for level in adapted.levels] == [None, "adapter-0.8.gguf", None]
+    assert adapted.files == {"adapter-0.8.gguf": tmp_path / "adapter-0.8.gguf"}
+    assert adapted.levels[0] == levels[0]
+    assert adapted.levels[1].cost > levels[1].cost
+    assert sum("level 0.6 keeps no adapter" in line for line in lines) == 1
 
 
 def test_data_is_read_before_any_work(source: Path, calibration_file: Path, tmp_path: Path) -> None:

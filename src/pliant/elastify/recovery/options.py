@@ -28,7 +28,7 @@ class RecoveryOptions:
     alpha: int = 16
     loss: Loss = "distill"
     steps: int = 300
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     max_tokens: int = 512
     learning_rate: float = 2e-3
     prompt_weight: float = 0.1
