@@ -17,10 +17,14 @@ from pliant.bundle import (
     LayerPlan,
     Level,
     Plan,
+    adapter_file_name,
     cost_ratio,
     open_bundle,
+    with_adapter,
+    write_adapter,
     write_bundle,
 )
+from pliant.bundle.modules import modules
 from pliant.ggml.quantize import quantize
 from pliant.ggml.types import GgmlType
 
@@ -58,6 +62,38 @@ def make_bundle(folder: Path, type_: GgmlType, shape: Shape, seed: int = 0) -> B
             architecture = Architecture.from_gguf(GgufFile.open(model))
             write_bundle(path, model, _levels(architecture), {"source": "random weights"})
     return open_bundle(path)
+
+
+def make_adapted_bundle(folder: Path, type_: GgmlType, shape: Shape, rank: int) -> Bundle:
+    """The same model, with a random F16 adapter for every level below 1.0."""
+    bare = make_bundle(folder, type_, shape)
+    path = folder / f"{bare.name}-rank{rank}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as draft:
+            levels, files = [], {}
+            for level in bare.levels[:-1]:
+                name = adapter_file_name(level.ratio)
+                files[name] = Path(draft) / name
+                factors = _factors(bare.architecture, level.plan, rank)
+                adapter = write_adapter(files[name], bare.architecture.name, factors, rank, "F16")
+                levels.append(with_adapter(bare.architecture, level, name, adapter))
+            levels.append(bare.levels[-1])
+            write_bundle(path, bare.gguf.path, levels, {"source": "random weights"}, files)
+    return open_bundle(path)
+
+
+def _factors(
+    architecture: Architecture, plan: Plan, rank: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+
+    def random(rows: int, columns: int) -> np.ndarray:
+        return rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5)
+
+    return {
+        module.name: (random(rank, module.columns), random(module.rows, rank))
+        for module in modules(architecture, plan)
+    }
 
 
 def _write_model(path: Path, type_: GgmlType, shape: Shape, seed: int) -> None:

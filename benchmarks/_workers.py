@@ -1,6 +1,5 @@
 """The two engines a benchmark compares, each in a process of its own, told what to run in turn.
 
-llama.cpp runs with its own defaults for OpenMP; what pliant sets for itself does not touch it.
 A worker that has no order waits on its pipe and uses no processor.
 """
 
@@ -19,16 +18,19 @@ import numpy as np
 import psutil
 
 DEPTH = 512
-LIBGOMP_SPINCOUNT = "300000"  # its default without OMP_WAIT_POLICY
 
 
 @dataclass(frozen=True)
 class Task:
-    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`."""
+    """Prefill `tokens` from position 0, or decode `tokens` steps after DEPTH; at `level`.
+
+    `is_bare`: without the level's adapter.
+    """
 
     kind: Literal["prefill", "decode", "memory"]
     tokens: int = 0
     level: float = 1.0
+    is_bare: bool = False
 
 
 class Worker:
@@ -56,14 +58,12 @@ class Worker:
 
 
 def pliant_worker(
-    pipe: Connection, path: Path, threads: int, layout: str, as_it_comes: bool = False
+    pipe: Connection, path: Path, threads: int, layout: str, governed: bool = True
 ) -> None:
     """Answers with (seconds, seconds of them outside ggml), or resident bytes.
 
-    `as_it_comes`: OpenMP waits as it does unless told otherwise, and no thread is ever given up.
+    Without being `governed` it never looks at the load and never gives up a thread.
     """
-    if as_it_comes:
-        os.environ["GOMP_SPINCOUNT"] = LIBGOMP_SPINCOUNT
     from pliant.bundle import open_bundle
     from pliant.engine.engine import Engine
     from pliant.engine.options import EngineOptions
@@ -74,22 +74,24 @@ def pliant_worker(
         bundle,
         EngineOptions(layout=layout, threads=threads, context_length=_context(bundle), slots=2),  # type: ignore[arg-type]
     )
-    if as_it_comes:
-        engine._threads.current = lambda: threads  # type: ignore[method-assign]
+    if not governed:
+        engine._threads.begin = lambda: threads  # type: ignore[method-assign]
+        engine._threads.end = lambda: None  # type: ignore[method-assign]
     inside = _time_inside(engine)
     tokens = _tokens(bundle.architecture.vocab_size)
 
     def run(task: Task) -> Any:
         if task.kind == "memory":
             return psutil.Process().memory_info().rss
-        plan = bundle.level(task.level).plan
+        level = bundle.level(task.level)
+        size = level.plan if task.is_bare else level
         inside[0] = 0.0
         start = time.perf_counter()
         if task.kind == "prefill":
-            engine.forward(plan, [Span(0, tokens[: task.tokens], 0)])
+            engine.forward(size, [Span(0, tokens[: task.tokens], 0)])
         else:
             for step in range(task.tokens):
-                engine.forward(plan, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
+                engine.forward(size, [Span(1, tokens[step : step + 1], _depth(bundle) + step)])
         seconds = time.perf_counter() - start
         return seconds, seconds - inside[0]
 
@@ -153,10 +155,14 @@ def llama_worker(pipe: Connection, path: Path, threads: int, repack: bool) -> No
 
 
 def spin(pipe: Connection) -> None:
-    """Keep one core busy until killed."""
+    """Keep one core busy until killed or orphaned, in a session of its own as any other program."""
+    if hasattr(os, "setsid"):
+        os.setsid()
     pipe.send(os.getpid())
-    while True:
-        pass
+    parent = os.getppid()
+    while os.getppid() == parent:
+        for _ in range(1_000_000):
+            pass
 
 
 def _serve(pipe: Connection, run: Callable[[Task], Any]) -> None:

@@ -104,6 +104,10 @@ def test_an_adapter_of_another_architecture_is_refused(
         adapter.check_fits(architecture, PLAN)
 
 
+# Marks a matrix of 8 rows of 32 that is stored as Q8_0.
+Q8_0_ROWS = np.zeros((8, 34), dtype=np.uint8)
+
+
 def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, dtype=np.float32)
 
@@ -156,6 +160,7 @@ def test_a_folder_that_does_not_exist_is_explained(tmp_path: Path) -> None:
         ({}, {"m.weight": ones(8, 4)}, "'m.weight' is not a factor"),
         ({}, {"m.lora_b": ones(4, 7)}, "the ranks 8 and 7"),
         ({}, {"n.lora_a": ones(4, 4), "n.lora_b": ones(4, 4)}, "several ranks"),
+        ({}, {"n.lora_a": Q8_0_ROWS, "n.lora_b": ones(4, 8)}, "another type than the other A"),
         ({}, {"m.lora_a": ones(8).astype(np.float16)}, "not a matrix"),
         ({}, {"m.lora_a": np.ones((8, 4), dtype=np.float64)}, "is F64"),
     ],
@@ -177,7 +182,7 @@ def write_raw(path: Path, metadata: dict, tensors: dict) -> None:
         "adapter.type": "lora",
         "adapter.lora.alpha": 8.0,
     } | metadata
-    arrays = {"m.lora_a": ones(8, 4), "m.lora_b": ones(4, 8)} | tensors
+    arrays = {"m.lora_a": ones(8, 32), "m.lora_b": ones(4, 8)} | tensors
     writer = gguf.GGUFWriter(path, "llama")
     del writer.kv_data[0]["general.architecture"]
     for key, value in values.items():
@@ -186,7 +191,9 @@ def write_raw(path: Path, metadata: dict, tensors: dict) -> None:
         elif value is not None:
             writer.add_string(key, value)
     for name, array in arrays.items():
-        if array is not None:
+        if array is Q8_0_ROWS:
+            writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        elif array is not None:
             halved = array.astype(np.float16) if array.dtype == np.float32 else array
             writer.add_tensor(name, halved)
     writer.write_header_to_file()

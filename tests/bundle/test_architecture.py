@@ -123,7 +123,14 @@ def tensor(name: str, shape: tuple[int, ...], type_: int = 0) -> Callable[[RawGg
 
 
 BAD: list[tuple[Callable[[RawGguf], object], type[BundleError], str]] = [
-    (change("general.architecture", STRING, "qwen2"), UnsupportedModelError, "'qwen2'; .* llama"),
+    (change("general.architecture", STRING, "mamba"), UnsupportedModelError, "'mamba'; .* gemma3"),
+    (
+        change("general.architecture", STRING, "qwen2moe"),
+        UnsupportedModelError,
+        "'qwen2moe'; .* llama",
+    ),
+    (change("general.architecture", STRING, "qwen2"), CorruptFileError, "qwen2.embedding_length"),
+    (change("llama.final_logit_softcapping", F32, 30.0), UnsupportedModelError, "softcapping"),
     (change("general.architecture", U32, 1), CorruptFileError, "general.architecture"),
     (drop("general.architecture"), CorruptFileError, "general.architecture"),
     (drop("llama.block_count"), CorruptFileError, "llama.block_count is missing"),

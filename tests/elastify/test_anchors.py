@@ -14,8 +14,9 @@ def test_about_a_fifth_of_the_layers(layers: int, count: int) -> None:
     assert default_anchor_count(layers) == count
 
 
-def test_leaving_out_a_layer_that_does_nothing_changes_nothing() -> None:
-    model = make_model()
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_leaving_out_a_layer_that_does_nothing_changes_nothing(kind: str) -> None:
+    model = make_model(kind)
     layers = model.model.layers
     with torch.no_grad():
         layers[1].self_attn.o_proj.weight.zero_()

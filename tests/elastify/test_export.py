@@ -7,7 +7,8 @@ from gguf import GGUFReader
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pliant.bundle import Architecture, GgufFile
-from pliant.elastify.export import rope_factors, write_gguf
+from pliant.elastify.export import write_gguf
+from pliant.elastify.rope import llama3_factors
 from pliant.elastify.source import config_of, read_config
 from pliant.elastify.submodel import logits
 from pliant.elastify.vocabulary import read_vocabulary
@@ -87,7 +88,7 @@ def test_rope_factors_are_those_of_transformers() -> None:
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, None)
     plain = 1.0 / 10000.0 ** (np.arange(0, 32, 2) / 32)
     source = config_of(config)
-    factors = rope_factors(source, source.rope_scaling)
+    factors = llama3_factors(source.rope_base, source.head_dim, source.rope_scaling)
     np.testing.assert_allclose(factors, plain / scaled.numpy(), rtol=1e-5)
 
 

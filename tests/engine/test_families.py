@@ -10,12 +10,15 @@ from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from support.llama_reference import LlamaReference
+from support.silenced import silence_other_units
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(7).integers(6, 300, 320).tolist()
 WINDOW = 48
 # Layers: at least one of each kind (window and none, rotated and not).
 SHAPE = {"hidden": 256, "heads": 8, "kv_heads": 4, "ff": 512, "context": 1024}
+SIZES = (LayerPlan(4, 2, 512), LayerPlan(2, 2, 256), LayerPlan(3, 1, 32), LayerPlan(1, 2, 64))
+GAPS = (LayerPlan(2, 1, 512), LayerPlan(0, 2, 256), LayerPlan(4, 2, 0), LayerPlan(1, 1, 32))
 SPECIAL = {
     "smollm3": {"layers": 4},
     "gemma2": {"layers": 2, "window": WINDOW},
@@ -43,6 +46,10 @@ def models(tmp_path_factory: pytest.TempPathFactory):
 
 def engine_of(path: Path, **options) -> Engine:
     return Engine(open_bundle(path), EngineOptions(threads=1, **options))
+
+
+def plan_of(layers: tuple[LayerPlan, ...], engine: Engine) -> Plan:
+    return Plan(tuple(layers[i % len(layers)] for i in range(engine.architecture.num_layers)))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -77,4 +84,57 @@ def test_the_full_level_equals_llama_cpp(models, family: str, type_: str, layout
     engine = engine_of(path, layout=layout)
     compare(engine, reference)
     reference.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("layers", [SIZES, GAPS])
+def test_a_plan_equals_the_full_model_with_the_other_units_silenced(
+    models, tmp_path: Path, family: str, layers: tuple[LayerPlan, ...]
+) -> None:
+    source = models(family, "F32")
+    engine = engine_of(source, layout="plain")
+    plan = plan_of(layers, engine)
+    silenced = tmp_path / "silenced.gguf"
+    silence_other_units(source, silenced, plan)
+    reference = LlamaReference(silenced)
+    ours = engine.forward(plan, [Span(0, TOKENS[:100], 0, "all")])
+    assert difference(ours, reference.logits(TOKENS[:100])) <= 1e-3
+    reference.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("layout", ["plain", "repacked", "auto"])
+def test_batches_equal_one_token_at_a_time_in_any_slot(models, family: str, layout: str) -> None:
+    engine = engine_of(models(family, "Q4_0"), layout=layout)
+    for plan in (Plan.full(engine.architecture), plan_of(SIZES, engine)):
+        steps = [
+            np.concatenate([engine.forward(plan, [Span(slot, [t], i)]) for i, t in enumerate(text)])
+            for slot, text in enumerate((TOKENS[:60], TOKENS[100:130]))
+        ]
+        together = engine.forward(
+            plan, [Span(2, TOKENS[:60], 0, "all"), Span(3, TOKENS[100:130], 0, "all")]
+        )
+        assert difference(together, np.concatenate(steps)) <= 1e-5
+    engine.close()
+
+
+@pytest.mark.parametrize("context", [256, 1024])
+def test_rotary_factors_go_by_the_context_as_in_llama_cpp(models, context: int) -> None:
+    path = models("phi3", "F16", original_context=256)
+    reference = LlamaReference(path, context=context)
+    engine = engine_of(path, context_length=context)
+    full = Plan.full(engine.architecture)
+    ours = engine.forward(full, [Span(0, TOKENS[:200], 0, "all")])
+    assert difference(ours, reference.logits(TOKENS[:200])) <= 1e-5
+    reference.close()
+    engine.close()
+
+
+def test_parts_of_fused_matrices_are_not_copied(models) -> None:
+    path = models("phi3", "Q8_0")
+    engine = engine_of(path, layout="plain")
+    assert engine.memory.copied == 0
+    assert engine.memory.mapped == path.stat().st_size
     engine.close()

@@ -13,6 +13,7 @@ from pliant.errors import ContextOverflowError, GgmlError, PlanError, PliantErro
 from pliant.ggml.declarations import bind
 from pliant.ggml.quantize import QUANTIZED_TYPES
 from support.llama_reference import LlamaReference
+from support.silenced import silence_other_units
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(7).integers(6, 300, 320).tolist()
@@ -113,7 +114,7 @@ def test_a_batch_equals_one_token_at_a_time(models, type_: str, layout: str) -> 
     plans.append(Plan((LayerPlan(2, 2, 256), LayerPlan(2, 2, 512), LayerPlan(4, 2, 0))))
     for plan in plans:
         batch = engine.forward(plan, [Span(0, TOKENS[:20], 0, "all")])
-        steps = [engine.forward(plan, [Span(1, [t], i)]) for i, t in enumerate(TOKENS[:20])]
+        steps = [engine.forward(plan, [Span(1, [t], i)]).copy() for i, t in enumerate(TOKENS[:20])]
         assert difference(batch, np.concatenate(steps)) <= BATCH_TOLERANCE[type_]
     engine.close()
 
@@ -138,27 +139,6 @@ def test_a_plan_equals_the_full_model_with_the_other_units_silenced(
     assert difference(ours, reference.logits(TOKENS[:50])) <= 1e-3
     reference.close()
     engine.close()
-
-
-def silence_other_units(source: Path, target: Path, plan: Plan) -> None:
-    """Copy an F32 model with zeros in the o and down columns of units outside the plan."""
-    target.write_bytes(source.read_bytes())
-    bundle = open_bundle(source)
-    a = bundle.architecture
-    for index, layer in enumerate(plan.layers):
-        keep = np.zeros((a.num_kv_heads, a.heads_per_kv, a.head_dim), dtype=bool)
-        keep[: layer.kv_heads, : layer.heads_per_kv] = True
-        for name, mask in (
-            ("attn_output", keep.reshape(-1)),
-            ("ffn_down", np.arange(a.ff) < layer.ff),
-        ):
-            info = bundle.gguf.tensors[f"blk.{index}.{name}.weight"]
-            columns, rows = info.shape
-            weights = np.memmap(
-                target, dtype=np.float32, mode="r+", offset=info.offset, shape=(rows, columns)
-            )
-            weights[:, ~mask] = 0
-            weights.flush()
 
 
 def test_spans_of_several_slots_in_one_batch_equal_separate_passes(models) -> None:
@@ -303,3 +283,19 @@ def test_a_closed_engine_says_so(models) -> None:
     engine.close()
     with pytest.raises(RequestError, match="closed"):
         engine.forward(Plan.full(engine.architecture), [Span(0, [1], 0)])
+
+
+def test_steps_that_follow_each_other_equal_steps_between_other_batches(models) -> None:
+    """Up to and beyond the end of a padded KV length, and after a step that is repeated."""
+    results = []
+    for interrupted in (False, True):
+        engine = engine_of(models("F16"))
+        full = Plan.full(engine.architecture)
+        engine.forward(full, [Span(1, TOKENS[:250], 0, "none")])
+        found = []
+        for at in (*range(250, 262), 255, *range(256, 260)):
+            if interrupted:
+                engine.forward(full, [Span(2, TOKENS[:2], 0)])
+            found.append(engine.forward(full, [Span(1, [TOKENS[at]], at)]).copy())
+        results.append(np.concatenate(found))
+    np.testing.assert_array_equal(*results)

@@ -49,7 +49,7 @@ def all_levels(bundle: Bundle, layout: str) -> list[np.ndarray]:
     logits = []
     for level in bundle.levels:
         batch = engine.forward(level.plan, [Span(0, TOKENS, 0, "all")])
-        steps = [engine.forward(level.plan, [Span(1, [t], i)]) for i, t in enumerate(TOKENS)]
+        steps = [engine.forward(level.plan, [Span(1, [t], i)]).copy() for i, t in enumerate(TOKENS)]
         assert relative(np.concatenate(steps), batch) < LAYOUT_TOLERANCE
         logits.append(batch)
     engine.close()

@@ -2,6 +2,7 @@
 
 import logging
 
+import gguf
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from pliant.ggml.context import Context
 from pliant.ggml.declarations import bind
 from pliant.ggml.log import forward_to_logging
 from pliant.ggml.memory import Buffer, can_repack, write
-from pliant.ggml.quantize import QUANTIZED_TYPES, quantize
+from pliant.ggml.quantize import QUANTIZED_TYPES, WEIGHT_TYPES, dequantize, encode, quantize
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 
@@ -214,3 +215,35 @@ def test_a_full_context_raises_before_ggml_aborts() -> None:
         c.add(a, a)
         with pytest.raises(TensorError, match="full"):
             c.add(a, a)
+
+
+@pytest.mark.parametrize("type_", sorted(WEIGHT_TYPES))
+def test_decoding_equals_the_gguf_package(type_: GgmlType) -> None:
+    values = np.random.default_rng(1).standard_normal((3, 512), dtype=np.float32)
+    encoded = encode(values, type_)
+    found = dequantize(encoded, type_)
+    try:
+        expected = gguf.dequantize(encoded, gguf.GGMLQuantizationType(int(type_)))
+    except (NotImplementedError, ValueError):
+        expected = values  # then at least it is no noise
+    error = np.abs(found - expected.reshape(found.shape)).max()
+    assert error <= (1e-5 if expected is not values else 4)
+
+
+def test_bytes_that_hold_no_weights_are_refused() -> None:
+    for nbytes, type_ in ((33, GgmlType.Q8_0), (34, GgmlType.I32), (36, GgmlType.Q8_1)):
+        with pytest.raises(TensorError, match="cannot read rows"):
+            dequantize(np.zeros((1, nbytes), np.uint8), type_)
+
+
+def test_out_prod_checks_its_operands() -> None:
+    with Context(max_tensors=8) as c:
+        a, b = c.new_tensor(GgmlType.F32, 5, 3, 2), c.new_tensor(GgmlType.F32, 4, 3, 2)
+        assert c.out_prod(a, b).shape == (5, 4, 2, 1)
+        for wrong in (
+            c.new_tensor(GgmlType.F32, 4, 2, 2),
+            c.new_tensor(GgmlType.F32, 4, 3),
+            c.new_tensor(GgmlType.F16, 4, 3, 2),
+        ):
+            with pytest.raises(TensorError, match="no outer product"):
+                c.out_prod(a, wrong)

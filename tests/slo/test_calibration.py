@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from pliant.slo import LatencyModel, Overhead, calibrate
+from pliant.slo import EncodeCost, LatencyModel, calibrate
 
 
 @pytest.fixture(autouse=True)
-def _overhead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured with the real token loop in test_overhead.py."""
+def _encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured with a real tokenizer in test_encoding.py."""
     monkeypatch.setattr(
-        "pliant.slo.calibration.measure_overhead", lambda model: model.engine.truth.overhead
+        "pliant.slo.calibration.measure_encoding", lambda model: model.engine.truth.encoding
     )
 
 
@@ -22,13 +22,12 @@ def _check_recovered(
         for tokens in (20, 100, 600):
             expected = _forward_ms(truth, ratio, tokens) * slowness
             assert _forward_ms(measured, ratio, tokens) == pytest.approx(expected, rel=rel)
-            step_ms = truth.overhead.step_ms
-            expected = (truth.predict_tpot(ratio, tokens) - step_ms) * slowness
-            assert measured.predict_tpot(ratio, tokens) - step_ms == pytest.approx(expected)
+            expected = truth.predict_tpot(ratio, tokens) * slowness
+            assert measured.predict_tpot(ratio, tokens) == pytest.approx(expected, rel=rel)
 
 
 def _forward_ms(latency: LatencyModel, ratio: float, tokens: int) -> float:
-    return replace(latency, overhead=Overhead()).predict_ttft(ratio, tokens)
+    return replace(latency, encoding=EncodeCost()).predict_ttft(ratio, tokens)
 
 
 def test_the_costs_of_a_small_model_are_recovered(fake_model: Any) -> None:

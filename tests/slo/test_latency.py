@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.errors import CorruptFileError, UnknownLevelError
-from pliant.slo import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
+from pliant.slo import DecodeCost, EncodeCost, LatencyModel, LevelLatency, PrefillCost
 
 MODEL = LatencyModel(
     (
@@ -17,7 +17,7 @@ MODEL = LatencyModel(
             1.0, PrefillCost(2.0, 0.2, 0.002), PrefillCost(1.0, 0.6, 0.004), DecodeCost(4.0, 0.02)
         ),
     ),
-    Overhead(request_ms=5.0, prompt_token_ms=0.01, step_ms=0.5),
+    EncodeCost(request_ms=5.0, token_ms=0.01),
     prefill_chunk=512,
 )
 
@@ -25,16 +25,16 @@ coefficients = st.floats(0, 1e4, allow_subnormal=False)
 prefills = st.builds(PrefillCost, st.floats(1e-6, 1e4), coefficients, coefficients)
 decodes = st.builds(DecodeCost, st.floats(1e-6, 1e4), coefficients)
 latency_models = st.builds(
-    lambda ratios, prefill, short, decode, overhead, chunk: LatencyModel(
+    lambda ratios, prefill, short, decode, encoding, chunk: LatencyModel(
         tuple(LevelLatency(r, prefill, short, decode) for r in sorted({*ratios, 1.0})),
-        overhead,
+        encoding,
         chunk,
     ),
     st.sets(st.floats(0.01, 0.99)),
     prefills,
     prefills,
     decodes,
-    st.builds(Overhead, coefficients, coefficients, coefficients),
+    st.builds(EncodeCost, coefficients, coefficients),
     st.integers(1, 4096),
 )
 
@@ -58,7 +58,7 @@ def test_a_short_chunk_has_costs_of_its_own() -> None:
 
 
 def test_tpot_grows_with_the_context() -> None:
-    assert MODEL.predict_tpot(0.5, 100) == pytest.approx(0.5 + 2 + 0.01 * 100)
+    assert MODEL.predict_tpot(0.5, 100) == pytest.approx(2 + 0.01 * 100)
 
 
 def test_an_unknown_level_is_an_error_that_lists_the_known() -> None:
@@ -83,7 +83,7 @@ def _altered(path: tuple[object, ...], value: object) -> object:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("version",), 2),
+        (("version",), 1),
         (("version",), True),
         (("prefill_chunk",), 0),
         (("prefill_chunk",), 1.5),
@@ -102,8 +102,8 @@ def _altered(path: tuple[object, ...], value: object) -> object:
         (("levels", 0, "prefill", "token_ms"), "1"),
         (("levels", 0, "prefill", "token_ms"), True),
         (("levels", 0, "extra"), 1.0),
-        (("overhead",), []),
-        (("overhead", "step_ms"), None),
+        (("encoding",), []),
+        (("encoding", "token_ms"), None),
     ],
 )
 def test_altered_documents_are_refused(path: tuple[object, ...], value: object) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from pliant.errors import SloError
 from pliant.slo import (
     SAFETY_MARGIN,
+    EncodeCost,
     LatencyModel,
     Limits,
-    Overhead,
     Slo,
     choose,
     resolve,
@@ -40,7 +40,7 @@ def _random_latency(steps: list[tuple[float, float]], monotone: bool) -> Latency
     rows = list(zip(*columns, strict=True))
     ratios = [(i + 1) / len(rows) for i in range(len(rows))]
     levels = (flat_level(r, a, b) for r, (a, b) in zip(ratios, rows, strict=True))
-    return LatencyModel(tuple(levels), Overhead(), 512)
+    return LatencyModel(tuple(levels), EncodeCost(), 512)
 
 
 costs = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 50)), min_size=1, max_size=9)
@@ -106,7 +106,7 @@ def test_best_effort_gives_the_closest_level_and_says_so() -> None:
 
 
 def test_closest_looks_at_the_worse_side() -> None:
-    latency = LatencyModel((flat_level(0.5, 1, 9), flat_level(1.0, 2, 4)), Overhead(), 512)
+    latency = LatencyModel((flat_level(0.5, 1, 9), flat_level(1.0, 2, 4)), EncodeCost(), 512)
     levels = [make_level(0.5), make_level(1.0)]
     assert choose(latency, levels, 10, Slo(ttft_ms=8, tpot_ms=2), 1).level == 1.0
     assert choose(latency, levels, 10, Slo(ttft_ms=1, tpot_ms=2), 1).level == 0.5

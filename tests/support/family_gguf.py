@@ -54,7 +54,25 @@ def long_factors(
     }
 
 
-def norm_names(family: Family) -> tuple[str, ...]:
-    """A layer's norms over the hidden size."""
-    post = ("post_attention_norm", "post_ffw_norm") if family.has_post_norms else ()
-    return ("attn_norm", "ffn_norm", *post)
+def layer_shapes(
+    family: Family, hidden: int, query: int, key_value: int, head_dim: int, ff: int
+) -> dict[str, tuple[int, ...]]:
+    """A layer's tensors: matrices as (rows, columns), norms and biases as (length,)."""
+    shapes: dict[str, tuple[int, ...]] = {"attn_norm.weight": (hidden,)}
+    projections = {"attn_q": query, "attn_k": key_value, "attn_v": key_value}
+    if family.is_fused:
+        projections = {"attn_qkv": query + 2 * key_value}
+    for name, rows in projections.items():
+        shapes[f"{name}.weight"] = (rows, hidden)
+        if family.has_qkv_bias:
+            shapes[f"{name}.bias"] = (rows,)
+    if family.has_qk_norm:
+        shapes |= {"attn_q_norm.weight": (head_dim,), "attn_k_norm.weight": (head_dim,)}
+    shapes |= {"attn_output.weight": (hidden, query), "ffn_norm.weight": (hidden,)}
+    if not family.is_fused:
+        shapes["ffn_gate.weight"] = (ff, hidden)
+    shapes["ffn_up.weight"] = (2 * ff if family.is_fused else ff, hidden)
+    shapes["ffn_down.weight"] = (hidden, ff)
+    if family.has_post_norms:
+        shapes |= {"post_attention_norm.weight": (hidden,), "post_ffw_norm.weight": (hidden,)}
+    return shapes

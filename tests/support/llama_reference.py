@@ -1,5 +1,6 @@
 """llama.cpp itself, as a reference for logits, files and tokens."""
 
+import ctypes
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +12,20 @@ from pliant.ggml.library import load
 
 
 class LlamaReference:
-    """A model run by llama.cpp on the CPU; `repack` lets it rearrange weights as it does."""
+    """A model run by llama.cpp on the CPU; `repack` lets it rearrange weights as it does.
 
-    def __init__(self, path: Path, *, repack: bool = False, threads: int = 1) -> None:
+    `adapter` is a LoRA file to apply.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        repack: bool = False,
+        threads: int = 1,
+        context: int = 1024,
+        adapter: Path | None = None,
+    ) -> None:
         load()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -21,10 +33,16 @@ class LlamaReference:
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self._model, f"llama.cpp does not read {path}"
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = 1024
+        options.n_ctx = context
         options.n_batch = options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(self._model, options)
+        if adapter is not None:
+            lora = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
+            assert lora, f"llama.cpp does not read {adapter}"
+            loras = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+            scales = (ctypes.c_float * 1)(1.0)
+            assert llama_cpp.llama_set_adapters_lora(self._context, loras, 1, scales) == 0
         vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocab)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pliant.bundle.plan import LayerPlan, Level, Plan
-from pliant.slo import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
+from pliant.slo import DecodeCost, EncodeCost, LatencyModel, LevelLatency, PrefillCost
 
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -27,7 +27,7 @@ def make_latency(ratios: Sequence[float] = RATIOS) -> LatencyModel:
         )
         for r in ratios
     )
-    return LatencyModel(levels, Overhead(0.25, 0.001, 0.05), 512)
+    return LatencyModel(levels, EncodeCost(0.25, 0.001), 512)
 
 
 def flat_level(ratio: float, token_ms: float, step_ms: float) -> LevelLatency:
@@ -51,14 +51,13 @@ class FakeEngine:
     def clock(self) -> float:
         return self.now
 
-    def forward(self, plan: Plan, spans: Sequence[Any]) -> None:
+    def forward(self, asked: Level, spans: Sequence[Any]) -> None:
         (span,) = spans
         assert span.start + len(span.tokens) <= self.context_length
         assert 0 <= span.slot < self.num_slots
-        ratio = next(level.ratio for level in self.levels if level.plan == plan)
-        level = next(level for level in self.truth.levels if level.ratio == ratio)
+        level = next(level for level in self.truth.levels if level.ratio == asked.ratio)
         count = len(span.tokens)
-        self.calls.append((ratio, count, span.start))
+        self.calls.append((level.ratio, count, span.start))
         time_ms = level.decode.ms(span.start) if count == 1 else level.prefill_ms(count, span.start)
         self.now += time_ms * self.slowness / 1000
 
@@ -71,7 +70,9 @@ class FakeModel:
     levels: tuple[Level, ...]
     bundle: Any = field(default_factory=lambda: SimpleNamespace(sha256="ab" * 32))
     tokenizer: Any = field(
-        default_factory=lambda: SimpleNamespace(encode=lambda text: list(text.encode()))
+        default_factory=lambda: SimpleNamespace(
+            encode=lambda text: list(text.encode()), size=256, eog=(), piece=lambda token: b"x"
+        )
     )
 
     @contextmanager

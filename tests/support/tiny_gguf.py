@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from pliant.bundle import FAMILIES
 from pliant.ggml.quantize import quantize
 from pliant.ggml.types import GgmlType
-from support.family_gguf import add_family_keys, long_factors, norm_names
+from support.family_gguf import add_family_keys, layer_shapes, long_factors
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS, EOS = 0, 1
@@ -100,40 +101,27 @@ def make_tiny_gguf(
 
     def matrix(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
         data = random.standard_normal((rows, columns), dtype=np.float32) * scale / columns**0.5
-        writer.add_tensor(f"{name}.weight", _quantize(data, matrix_type), raw_dtype=matrix_type)
+        writer.add_tensor(name, _quantize(data, matrix_type), raw_dtype=matrix_type)
 
     def vector(name: str, length: int = hidden, mean: float = 1.0) -> None:
         data = mean + 0.1 * random.standard_normal(length, dtype=np.float32)
         writer.add_tensor(name, data.astype(np.float32))
 
-    matrix("token_embd", vocab, hidden, scale=2.0)
+    matrix("token_embd.weight", vocab, hidden, scale=2.0)
     vector("output_norm.weight")
     if not tied:
-        matrix("output", vocab, hidden)
+        matrix("output.weight", vocab, hidden)
     if rope_factors:
         factors = np.linspace(1, 8, head_dim // 2, dtype=np.float32)
         writer.add_tensor("rope_freqs.weight", factors)
     for name, factors in long_factors(kind, head_dim, **features).items():
         writer.add_tensor(name, factors)
-    query, key_value = heads * head_dim, kv_heads * head_dim
-    for layer in range(layers):
-        block = f"blk.{layer}"
-        for name in norm_names(kind):
-            vector(f"{block}.{name}.weight")
-        for name, rows in (("q", query), ("k", key_value), ("v", key_value)):
-            if not kind.is_fused:
-                matrix(f"{block}.attn_{name}", rows, hidden)
-            if kind.has_qkv_bias:
-                vector(f"{block}.attn_{name}.bias", rows, mean=0.0)
-            if kind.has_qk_norm and name != "v":
-                vector(f"{block}.attn_{name}_norm.weight", head_dim)
-        if kind.is_fused:
-            matrix(f"{block}.attn_qkv", query + 2 * key_value, hidden)
+    shapes = layer_shapes(kind, hidden, heads * head_dim, kv_heads * head_dim, head_dim, ff)
+    for layer, (name, shape) in product(range(layers), shapes.items()):
+        if len(shape) == 2:
+            matrix(f"blk.{layer}.{name}", *shape)
         else:
-            matrix(f"{block}.ffn_gate", ff, hidden)
-        matrix(f"{block}.attn_output", hidden, query)
-        matrix(f"{block}.ffn_up", 2 * ff if kind.is_fused else ff, hidden)
-        matrix(f"{block}.ffn_down", hidden, ff)
+            vector(f"blk.{layer}.{name}", *shape, mean=0.0 if name.endswith("bias") else 1.0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

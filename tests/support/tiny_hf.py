@@ -1,4 +1,4 @@
-"""Make small random Hugging Face Llama-type folders with real tokenizers."""
+"""Make small random Hugging Face folders, of every family, with real tokenizers."""
 
 import copy
 import json
@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from pliant.elastify.families import SOURCES
 from support.tiny_gguf import BOS, CHAT_TEMPLATE, CORPUS, EOS, make_tokenizer
 
 LLAMA3_ROPE = {
@@ -30,19 +31,54 @@ SHAPE = {
 }
 
 
+IDENTIFIERS = {
+    "vocab_size": 320,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": None,
+}
+# What makes each family's small model differ in every way from a Llama.
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.5, 2.0],
+    "long_factor": [1.0, 4.0, 9.0],
+    "factor": 4.0,
+}
+LONGROPE_CONTEXT = 256  # llama.cpp has no shorter contexts
+WINDOW = 16
+_GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW}
+FEATURES: dict[str, dict[str, Any]] = {
+    "smollm3": {"num_hidden_layers": 4},
+    "qwen3": {"head_dim": 16},
+    "phi3": {
+        "rope_parameters": LONGROPE,
+        "original_max_position_embeddings": LONGROPE_CONTEXT,
+        "max_position_embeddings": 4 * LONGROPE_CONTEXT,
+    },
+    "gemma2": {**_GEMMA, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 8.0},
+    "gemma3_text": {
+        **_GEMMA,
+        "num_hidden_layers": 6,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+}
+
+
 def make_model(kind: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     """A random model in float32 and eval mode; `overrides` are transformers config fields."""
-    config_class, model_class = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "mistral": (MistralConfig, MistralForCausalLM),
-    }[kind]
-    identifiers = {"vocab_size": 320, "bos_token_id": BOS, "eos_token_id": EOS}
+    fields = {**IDENTIFIERS, **SHAPE, **FEATURES.get(kind, {}), **overrides}
     torch.manual_seed(seed)
-    model = model_class(config_class(**{**identifiers, **SHAPE, **overrides})).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields)).eval()
+    norm = 1.0 - SOURCES[kind].norm_shift
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Far from the initialisation's near-zero logits, so that mistakes show.
-            scale, shift = (0.2, 1.0) if "norm" in name else (0.15, 0.0)
+            scale, shift = (0.2, norm) if "norm" in name else (0.15, 0.0)
             parameter.copy_(torch.randn_like(parameter) * scale + shift)
     return model
 

@@ -8,7 +8,7 @@ W x + alpha / rank * B (A x). Sizes are those of the level's sub-model, not of t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shorten
@@ -71,6 +71,7 @@ class Adapter:
         ranks = {_check_pair(gguf, name) for name in names}
         if len(ranks) > 1:
             raise CorruptFileError(f"{gguf.path}: factors of several ranks: {sorted(ranks)}")
+        _check_types(gguf, names)
         return Adapter(gguf, architecture, _alpha(gguf), ranks.pop(), names)
 
     def check_fits(self, architecture: Architecture, plan: Plan) -> None:
@@ -89,7 +90,8 @@ class Adapter:
 
     def factors(self, name: str) -> tuple[Floats, Floats]:
         """A [rank, in] and B [out, rank] of a tensor, decoded; the scale is not in them."""
-        a, b = (self._decode(f"{name}{suffix}") for suffix in _SUFFIXES)
+        tensors = [self.gguf.tensors[f"{name}{suffix}"] for suffix in _SUFFIXES]
+        a, b = (decode_factor(self.gguf.tensor_bytes(info.name), info) for info in tensors)
         return a, b
 
     def _check_module(self, module: Module) -> None:
@@ -104,15 +106,15 @@ class Adapter:
                 f"its level has {module.rows} x {module.columns}"
             )
 
-    def _decode(self, name: str) -> Floats:
-        info = self.gguf.tensors[name]
-        data = self.gguf.tensor_bytes(name)
-        shape = info.shape[::-1]
-        if info.type is GgmlType.F16:
-            return np.frombuffer(data, "<f2").astype(np.float32).reshape(shape)
-        blocks = np.frombuffer(data, _Q8_0_DTYPE)
-        values = blocks["values"] * blocks["scale"].astype(np.float32)[:, None]
-        return np.asarray(values, dtype=np.float32).reshape(shape)
+
+def decode_factor(data: memoryview | npt.NDArray[np.uint8], info: TensorInfo) -> Floats:
+    """The values of a factor from its bytes, in rows as numpy has them."""
+    shape = info.shape[::-1]
+    if info.type is GgmlType.F16:
+        return np.frombuffer(data, "<f2").astype(np.float32).reshape(shape)
+    blocks = np.frombuffer(data, _Q8_0_DTYPE)
+    values = blocks["values"] * blocks["scale"].astype(np.float32)[:, None]
+    return np.asarray(values, dtype=np.float32).reshape(shape)
 
 
 def adapter_file_name(ratio: float) -> str:
@@ -153,7 +155,7 @@ def write_adapter(
         "adapter.type": "lora",
         "adapter.lora.alpha": float(alpha),
     }
-    encoded = (_encode(matrices[spec.name], spec.type) for spec in specs)
+    encoded = ([_encode(matrices[spec.name], spec.type)] for spec in specs)
     write_gguf(path, metadata, specs, encoded)
     return Adapter.open(path)
 
@@ -235,6 +237,15 @@ def _check_pair(gguf: GgufFile, name: str) -> int:
             f"they must be equal and at most {MAX_RANK}"
         )
     return a.shape[1]
+
+
+def _check_types(gguf: GgufFile, names: Iterable[str]) -> None:
+    """Modules with the same input have their A multiplied together, so these need one type."""
+    types: dict[int, GgmlType] = {}
+    for name in names:
+        info = gguf.tensors[f"{name}.lora_a"]
+        if types.setdefault(info.shape[0], info.type) is not info.type:
+            raise CorruptFileError(f"{gguf.path}: {info.name!r} has another type than the other A")
 
 
 def _factor(gguf: GgufFile, name: str) -> TensorInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as shorten
 
 from pliant.bundle.family import FAMILIES, Family
@@ -119,12 +119,7 @@ class Architecture:
 
 
 def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
-    hidden = keys.size(keys.name("embedding_length"))
-    heads = keys.size(keys.name("attention.head_count"))
-    kv_heads = keys.size(keys.name("attention.head_count_kv"), heads)
-    head_dim = _head_dim(keys, hidden, heads)
-    if heads % kv_heads != 0:
-        raise keys.fail(f"{heads} query heads cannot share {kv_heads} KV heads")
+    heads, kv_heads, head_dim = _heads(keys)
     layers = keys.size(keys.name("block_count"))
     if layers > MAX_LAYERS:
         key = keys.name("block_count")
@@ -139,13 +134,10 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise keys.fail("tensor token_embd.weight is missing or not a matrix")
-    rope_base = keys.number(keys.name("rope.freq_base"), 10000.0)
-    window, interval, sliding_base = _sliding(keys, family, rope_base)
-    attention_softcap, final_softcap = _softcaps(gguf, keys, family)
-    return Architecture(
+    architecture = Architecture(
         name=family.name,
         num_layers=layers,
-        hidden_size=hidden,
+        hidden_size=keys.size(keys.name("embedding_length")),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
@@ -153,13 +145,24 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
         vocab_size=embedding.shape[1],
         context_length=context,
         rms_eps=keys.number(keys.name("attention.layer_norm_rms_epsilon")),
-        rope_base=rope_base,
+        rope_base=keys.number(keys.name("rope.freq_base"), 10000.0),
         rope_dim=rope_dim,
         rope_scaling_type=scaling,
         rope_scaling_factor=factor,
         rope_original_context=keys.size(keys.name("rope.scaling.original_context_length"), context),
         tied_embeddings=family.is_tied or "output.weight" not in gguf.tensors,
         has_rope_factors=family.rope_factors == "single" and ROPE_FACTORS in gguf.tensors,
+    )
+    return _with_features(architecture, gguf, keys)
+
+
+def _with_features(architecture: Architecture, gguf: GgufFile, keys: Keys) -> Architecture:
+    """What only some families have."""
+    family = architecture.family
+    window, interval, sliding_base = _sliding(keys, family, architecture.rope_base)
+    attention_softcap, final_softcap = _softcaps(gguf, keys, family)
+    return replace(
+        architecture,
         has_long_factors=family.rope_factors == "short_long" and LONG_FACTORS in gguf.tensors,
         rope_attention_factor=keys.number(keys.name("rope.scaling.attn_factor"), 1.0),
         sliding_window=window,
@@ -170,21 +173,30 @@ def _read(gguf: GgufFile, keys: Keys, family: Family) -> Architecture:
     )
 
 
-def _refuse_unsupported(gguf: GgufFile, keys: Keys) -> None:
-    if any(keys.count(keys.name(key)) for key in ("expert_count", "expert_used_count")):
-        raise UnsupportedModelError(f"{gguf.path}: mixture-of-experts models are not supported")
-    if keys.count("split.count") > 1:
-        raise UnsupportedModelError(
-            f"{gguf.path} is one part of a split model; merge the parts with llama-gguf-split"
-        )
-
-
-def _head_dim(keys: Keys, hidden: int, heads: int) -> int:
+def _heads(keys: Keys) -> tuple[int, int, int]:
+    """Query heads, KV heads, elements of a head."""
+    hidden = keys.size(keys.name("embedding_length"))
+    heads = keys.size(keys.name("attention.head_count"))
+    kv_heads = keys.size(keys.name("attention.head_count_kv"), heads)
     default = hidden // heads
     head_dim = keys.size(keys.name("attention.key_length"), default)
     if keys.size(keys.name("attention.value_length"), default) != head_dim:
         raise keys.fail("keys and values have heads of different length")
-    return head_dim
+    if heads % kv_heads != 0:
+        raise keys.fail(f"{heads} query heads cannot share {kv_heads} KV heads")
+    return heads, kv_heads, head_dim
+
+
+def _refuse_unsupported(gguf: GgufFile, keys: Keys) -> None:
+    if any(keys.count(keys.name(key)) for key in ("expert_count", "expert_used_count")):
+        raise UnsupportedModelError(
+            f"{gguf.path}: mixture-of-experts models are not supported; "
+            f"pliant runs {', '.join(SUPPORTED)} without experts"
+        )
+    if keys.count("split.count") > 1:
+        raise UnsupportedModelError(
+            f"{gguf.path} is one part of a split model; merge the parts with llama-gguf-split"
+        )
 
 
 def _rope_scaling(gguf: GgufFile, keys: Keys, family: Family) -> tuple[str, float]:

@@ -58,21 +58,21 @@ def write_gguf(
     path: str | Path,
     metadata: Mapping[str, MetadataValue],
     tensors: Sequence[TensorSpec],
-    data: Iterable[TensorData],
+    data: Iterable[Iterable[TensorData]],
 ) -> None:
     """Write a GGUF file of version 3 at `path`, replacing what is there once it is complete.
 
-    `data` yields the bytes of each tensor in the order of `tensors`, and may make them as they
-    are asked for. An int becomes U32 (U64 or I32 if it does not fit), a float F32, an array keeps
-    its element type. Raises BundleError if the file cannot be written.
+    `data` yields the bytes of each tensor, in pieces, in the order of `tensors`, and may make them
+    as they are asked for. An int becomes U32 (U64 or I32 if it does not fit), a float F32, an array
+    keeps its element type. Raises BundleError if the file cannot be written.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         with draft.open("xb") as file:
             file.write(_header(metadata, tensors))
-            for spec, content in zip(tensors, data, strict=True):
-                _write_tensor(file, spec, content)
+            for spec, pieces in zip(tensors, data, strict=True):
+                _write_tensor(file, spec, pieces)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -95,11 +95,14 @@ def _header(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSpec]
     return bytes(out) + bytes(_aligned(len(out)) - len(out))
 
 
-def _write_tensor(file: BinaryIO, spec: TensorSpec, content: TensorData) -> None:
-    data = content.data if isinstance(content, np.ndarray) else memoryview(content)
-    if data.nbytes != spec.nbytes:
-        raise ValueError(f"{spec.name} has {data.nbytes} bytes, its shape says {spec.nbytes}")
-    file.write(data)
+def _write_tensor(file: BinaryIO, spec: TensorSpec, pieces: Iterable[TensorData]) -> None:
+    written = 0
+    for piece in pieces:
+        data = piece.data if isinstance(piece, np.ndarray) else memoryview(piece)
+        written += data.nbytes
+        file.write(data)
+    if written != spec.nbytes:
+        raise ValueError(f"{spec.name} has {written} bytes, its shape says {spec.nbytes}")
     file.write(bytes(_aligned(spec.nbytes) - spec.nbytes))
 
 

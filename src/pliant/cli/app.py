@@ -36,6 +36,7 @@ VERBS = (
     Verb("show", "show", "Show a bundle: its architecture, levels, costs and files."),
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
+    Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )
 

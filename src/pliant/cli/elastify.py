@@ -11,9 +11,7 @@ from pliant.errors import ElastifyError
 
 
 def elastify(
-    hf_dir: Annotated[
-        Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of a Llama-type model.")
-    ],
+    hf_dir: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face model folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle is replaced.")],
     calibration: Annotated[
         Path,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pliant.elastify.calibration import mean_loss
+from pliant.elastify.submodel import NoAttention, NoMlp
 from pliant.errors import ElastifyError
 
 ANCHOR_SHARE = 0.19  # 6 of 32 layers, 5 of 26, as in the paper
@@ -38,11 +39,12 @@ def choose_anchors(losses: Sequence[float], count: int) -> tuple[int, ...]:
 
 @contextmanager
 def _without_layer(model: Any, layer: int) -> Iterator[None]:
-    layers = model.model.layers
-    model.model.layers = torch.nn.ModuleList(
-        block for index, block in enumerate(layers) if index != layer
-    )
+    """The layer adds nothing meanwhile. It keeps its place: what kind of layer the others are,
+    with a window or not, goes by their index."""
+    block = model.model.layers[layer]
+    removed = block.self_attn, block.mlp
+    block.self_attn, block.mlp = NoAttention(), NoMlp()
     try:
         yield
     finally:
-        model.model.layers = layers
+        block.self_attn, block.mlp = removed

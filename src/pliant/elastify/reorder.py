@@ -20,6 +20,8 @@ def reorder_matrix(
 ) -> torch.Tensor:
     """One projection's weight with its units in `order`; a new tensor of the same shape.
 
+    A bias is reordered as a matrix of one column.
+
     Knows one matrix at a time, so a model can also be reordered while it is streamed.
     """
     permutation = (order.heads if projection.kind == "heads" else order.neurons)[layer]
@@ -34,6 +36,9 @@ def reorder_model(model: Any, config: SourceConfig, order: UnitOrder) -> None:
     _check_order(config, order)
     for layer, projection, linear in projections(model):
         linear.weight.copy_(reorder_matrix(linear.weight, projection, layer, order))
+        if linear.bias is not None and projection.axis == 0:
+            bias = reorder_matrix(linear.bias[:, None], projection, layer, order)
+            linear.bias.copy_(bias[:, 0])
 
 
 def _check_order(config: SourceConfig, order: UnitOrder) -> None:

@@ -13,26 +13,19 @@ from typing import Any
 import torch
 import transformers
 
+from pliant.bundle.family import Family
+from pliant.elastify.families import SourceFamily, head_size, refuse_unsupported, source_family
+from pliant.elastify.fused import split_fused
+from pliant.elastify.rope import RopeScaling, read_rope
 from pliant.errors import ElastifyError
-
-SUPPORTED_MODEL_TYPES = ("llama", "mistral")
-SUPPORTED_ROPE_TYPES = ("default", "linear", "llama3")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """`kind` is "linear" (only `factor` counts) or "llama3"; contexts are in tokens."""
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 1.0
-    original_context: int = 0
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """The sizes of a Llama-type decoder, uniform over its layers."""
+    """The sizes of a decoder, uniform over its layers.
+
+    `sliding_window` is in tokens, for families in which some layers see no more than that.
+    """
 
     model_type: str
     num_layers: int
@@ -45,8 +38,21 @@ class SourceConfig:
     context_length: int
     rms_eps: float
     rope_base: float
+    rope_dim: int
     rope_scaling: RopeScaling | None
     tied_embeddings: bool
+    sliding_rope_base: float | None = None
+    sliding_window: int | None = None
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+
+    @property
+    def source(self) -> SourceFamily:
+        return source_family(self.model_type)
+
+    @property
+    def family(self) -> Family:
+        return self.source.family
 
     @property
     def heads_per_kv(self) -> int:
@@ -56,10 +62,7 @@ class SourceConfig:
 def read_config(folder: Path) -> SourceConfig:
     """Reads and checks `config.json`; raises ElastifyError naming what is not supported."""
     raw = read_json(folder / "config.json")
-    model_type = raw.get("model_type")
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise ElastifyError(f"model type {model_type!r} is not supported (supported: {supported})")
+    source_family(raw.get("model_type"))
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises its own validation classes, which vary
@@ -69,29 +72,39 @@ def read_config(folder: Path) -> SourceConfig:
 
 def config_of(config: Any) -> SourceConfig:
     """The same from a loaded transformers config."""
-    _refuse_unsupported(config)
-    rope = _rope_parameters(config)
-    context_length = int(config.max_position_embeddings)
-    sliding_window = getattr(config, "sliding_window", None)
-    if sliding_window:
-        # Within one window, sliding and full attention are the same thing.
-        context_length = min(context_length, int(sliding_window))
+    refuse_unsupported(config)
+    rope = read_rope(config)
+    slides = source_family(config.model_type).family.sliding_interval > 0
     return SourceConfig(
         model_type=config.model_type,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None)
-        or config.hidden_size // config.num_attention_heads,
+        head_dim=head_size(config),
         ff=config.intermediate_size,
         vocab_size=config.vocab_size,
-        context_length=context_length,
+        context_length=_context_length(config, slides),
         rms_eps=float(config.rms_norm_eps),
-        rope_base=float(rope["rope_theta"]),
-        rope_scaling=_rope_scaling(rope, int(config.max_position_embeddings)),
+        rope_base=rope.base,
+        rope_dim=rope.dims,
+        rope_scaling=rope.scaling,
         tied_embeddings=bool(config.tie_word_embeddings),
+        sliding_rope_base=rope.sliding_base,
+        sliding_window=int(config.sliding_window) if slides else None,
+        attention_softcap=getattr(config, "attn_logit_softcapping", None),
+        final_softcap=getattr(config, "final_logit_softcapping", None),
     )
+
+
+def _context_length(config: Any, slides: bool) -> int:
+    """Within one window, sliding and full attention are the same thing: what llama.cpp does not
+    run with a window is limited to that."""
+    length, window = int(config.max_position_embeddings), getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"]
+    if slides or not window or "sliding_attention" not in types:
+        return length
+    return min(length, int(window))
 
 
 def load_model(folder: Path) -> Any:
@@ -111,7 +124,7 @@ def load_model(folder: Path) -> Any:
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lost:
         raise ElastifyError(f"the weights in {folder} lack {len(lost)} tensors: {lost[0]}, ...")
-    return model.eval()
+    return split_fused(model.eval())
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -141,45 +154,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ElastifyError(f"{path} is not a JSON object")
     return content
-
-
-def _refuse_unsupported(config: Any) -> None:
-    refused = {
-        f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
-        "attention_bias": getattr(config, "attention_bias", False),
-        "mlp_bias": getattr(config, "mlp_bias", False),
-        "quantization_config (start from the original weights)": getattr(
-            config, "quantization_config", None
-        ),
-        "heads that do not divide into KV heads": config.num_attention_heads
-        % (config.num_key_value_heads or 1),
-    }
-    for name, present in refused.items():
-        if present:
-            raise ElastifyError(f"not supported in a {config.model_type} model: {name}")
-
-
-def _rope_parameters(config: Any) -> dict[str, Any]:
-    """One dictionary for transformers 5 (`rope_parameters`) and 4 (two attributes)."""
-    rope = getattr(config, "rope_parameters", None)
-    if rope is None:
-        rope = {"rope_theta": config.rope_theta, **(config.rope_scaling or {})}
-    return dict(rope)
-
-
-def _rope_scaling(rope: dict[str, Any], max_positions: int) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in SUPPORTED_ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        supported = ", ".join(SUPPORTED_ROPE_TYPES)
-        raise ElastifyError(f"RoPE type {kind!r} is not supported (supported: {supported})")
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling("linear", float(rope["factor"]))
-    return RopeScaling(
-        kind="llama3",
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_context=int(rope.get("original_max_position_embeddings", max_positions)),
-    )

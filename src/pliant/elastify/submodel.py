@@ -16,8 +16,8 @@ from pliant.errors import PlanError
 def slice_model(model: Any, plan: Plan) -> Any:
     """A model with only the units that `plan` runs; embeddings and norms are shared with `model`.
 
-    `model` is a reordered transformers Llama-type model in float32. Call the result with
-    `use_cache=False` or the default cache. Raises PlanError if the plan does not fit.
+    `model` is a reordered transformers model in float32, as `load_model` returns it. Call the
+    result with `use_cache=False` or the default cache. Raises PlanError if the plan does not fit.
     """
     config = config_of(model.config)
     if len(plan.layers) != config.num_layers:
@@ -33,7 +33,10 @@ def slice_model(model: Any, plan: Plan) -> Any:
 def prefix(
     matrix: torch.Tensor, projection: Projection, config: SourceConfig, layer: LayerPlan
 ) -> torch.Tensor:
-    """The part of a projection's weight that `layer` runs; a view where it can be one."""
+    """The part of a projection's weight that `layer` runs; a view where it can be one.
+
+    A bias is cut as a matrix of one column.
+    """
     if projection.kind == "neurons":
         return matrix.narrow(projection.axis, 0, layer.ff)
     units = split_units(matrix, projection.axis, config.num_kv_heads)
@@ -52,19 +55,26 @@ def _slice_layer(block: Any, config: SourceConfig, layer: LayerPlan) -> None:
         weight = prefix(linear.weight, projection, config, layer)
         linear.out_features, linear.in_features = weight.shape
         linear.weight = torch.nn.Parameter(weight)
+        if linear.bias is not None and projection.axis == 0:
+            bias = prefix(linear.bias[:, None], projection, config, layer)
+            linear.bias = torch.nn.Parameter(bias[:, 0])
     block.self_attn.num_key_value_groups = layer.heads_per_kv
     if layer.kv_heads == 0:
-        block.self_attn = _NoAttention()
+        block.self_attn = NoAttention()
     if layer.ff == 0:
-        block.mlp = _NoMlp()
+        block.mlp = NoMlp()
 
 
-class _NoAttention(torch.nn.Module):
+class NoAttention(torch.nn.Module):
+    """Stands for the attention of a layer that has none."""
+
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
         return torch.zeros_like(hidden_states), None
 
 
-class _NoMlp(torch.nn.Module):
+class NoMlp(torch.nn.Module):
+    """Stands for the MLP of a layer that has none."""
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(hidden_states)
 

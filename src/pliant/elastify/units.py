@@ -61,7 +61,7 @@ def num_units(config: SourceConfig, kind: Kind) -> int:
 
 
 def projections(model: Any) -> Iterator[tuple[int, Projection, torch.nn.Linear]]:
-    """Every elastic linear module of a transformers Llama-type model, layer by layer."""
+    """Every elastic linear module of a model, layer by layer."""
     for layer, block in enumerate(model.model.layers):
         for projection in PROJECTIONS:
             yield layer, projection, block.get_submodule(projection.name)

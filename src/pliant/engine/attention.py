@@ -1,7 +1,7 @@
 """The attention of a layer, over the first of its KV heads, with keys and values in the cache."""
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from pliant.bundle import Architecture, LayerPlan
 from pliant.engine.kv import KvCache
@@ -113,11 +113,10 @@ class AttentionBuilder:
         if width == self._group:
             query = self._projector.project(x, index, "attn_q", layer.kv_heads * width)
         else:
-            parts = [
-                self._projector.project(x, index, "attn_q", width, first_row=g * self._group)
-                for g in range(layer.kv_heads)
-            ]
+            product = partial(self._projector.project_uncorrected, x, index, "attn_q", width)
+            parts = [product(first_row=g * self._group) for g in range(layer.kv_heads)]
             query = reduce(lambda a, b: c.concat(a, b, 0), parts)
+            query = self._projector.correct(x, index, "attn_q", query)
         query = self._place(c.reshape(query, self._a.head_dim, layer.heads, self._n), index, "q")
         if self._a.family.scales_queries:
             query = c.scale(query, self._a.attention_scale)
@@ -132,11 +131,11 @@ class AttentionBuilder:
         for g in range(layer.kv_heads):
             columns = c.view(x, (width, x.shape[1]), (x.strides[1],), g * width * 4)
             parts.append(
-                self._projector.project(
+                self._projector.project_uncorrected(
                     columns, index, "attn_output", hidden, first_column=g * self._group
                 )
             )
-        return reduce(c.add, parts)
+        return self._projector.correct(x, index, "attn_output", reduce(c.add, parts))
 
     def _place(self, x: Tensor, index: int, which: str) -> Tensor:
         """Queries ("q") or keys ("k") [head_dim, heads, n], normed and rotated to their positions.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.bundle import Bundle, Plan
-from pliant.engine.graph import Model
+from pliant.bundle import Bundle, Level, Plan
+from pliant.engine.adapters import AdapterPool
+from pliant.engine.graph import Graph, Model, Size
 from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
@@ -17,7 +18,7 @@ from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
-from pliant.errors import ContextOverflowError, PlanError, RequestError
+from pliant.errors import ContextOverflowError, PlanError, RequestError, UnknownLevelError
 from pliant.ggml.backend import Backend
 from pliant.ggml.cpu import cpu_features
 
@@ -28,11 +29,25 @@ _WARM_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of the mapped file, of weight copies beside it, and of intermediate results."""
+    """Bytes of the mapped file, of weight copies beside it, of intermediate results, and of the
+    adapters that are loaded."""
 
     mapped: int
     copied: int
     compute: int
+    adapters: int
+
+
+@dataclass
+class _Pass:
+    """A graph about to be computed. The rest is what a decode step needs to follow another."""
+
+    asked: Plan | Level
+    graph: Graph
+    logits: NDArray[np.float32]
+    slot: int
+    next_position: int
+    kv_length: int
 
 
 class Engine:
@@ -57,12 +72,14 @@ class Engine:
         self._graphs = GraphCache(model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
-        self._plans: dict[Plan, Plan] = {}
-        self._plan: Plan | None = None
+        self._adapters = AdapterPool()
+        self._sizes: dict[Plan | Level, Size] = {}
+        self._last: tuple[Plan | Level, Size] | None = None
+        self._step: _Pass | None = None
         self._lock = threading.Lock()
         self._closed = False
-        plans = [self._known(level.plan) for level in reversed(bundle.levels)]
-        self._graphs.warm(plans, self.context_length, _WARM_SECONDS)
+        sizes = [self._size(level) for level in reversed(bundle.levels)]
+        self._graphs.warm(sizes, self.context_length, _WARM_SECONDS)
 
     @property
     def threads(self) -> int:
@@ -72,30 +89,31 @@ class Engine:
     @property
     def memory(self) -> MemoryUse:
         return MemoryUse(
-            self._weights.mapped_bytes, self._weights.copied_bytes, self._graphs.nbytes
+            self._weights.mapped_bytes,
+            self._weights.copied_bytes,
+            self._graphs.nbytes,
+            self._adapters.nbytes,
         )
 
-    def forward(self, plan: Plan, spans: Sequence[Span]) -> NDArray[np.float32]:
-        """Compute spans of at most MAX_BATCH tokens together, at the size `plan`.
+    def forward(self, size: Plan | Level, spans: Sequence[Span]) -> NDArray[np.float32]:
+        """Compute spans of at most MAX_BATCH tokens together, at a level, adapter included, or at
+        any plan, bare.
 
         Returns the logits wanted, float32 [outputs, vocab], in the order of the spans. Keys and
         values land in the spans' slots; rows a span starts after must have been computed before.
-        Raises PlanError for a plan the model cannot run, ContextOverflowError for positions past
+        A decode step reuses the array of the step before it in the same slot: copy to keep.
+        Raises PlanError for a plan the model cannot run, UnknownLevelError for a level whose
+        adapter is not in the bundle, ContextOverflowError for positions past
         the slot, RequestError for other bad spans.
         """
         with self._lock:
             if self._closed:
                 raise RequestError("the model is closed")
-            plan = self._known(plan)
-            shapes = self._shapes(spans)
-            rows = [span.slot * self.context_length for span in spans]
-            graph = self._graphs.get(plan, shapes)
-            graph.use_slots(rows)
-            self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+            work = self._advance(size, spans) or self._prepare(size, spans)
             self._backend.threads = self._threads.begin()
-            self._backend.compute(graph.address)
+            self._backend.compute(work.graph.address)
             self._threads.end()
-            return graph.logits.copy()
+            return work.logits
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
@@ -116,23 +134,73 @@ class Engine:
             self._backend.close()
             self._inputs.close()
             self._kv.close()
+            self._adapters.close()
             self._weights.close()
 
-    def _known(self, plan: Plan) -> Plan:
-        """The plan checked before that equals `plan`, so that its identity can stand for it.
+    def _advance(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass | None:
+        """The last pass with its inputs moved on, if `spans` is the decode step after it.
+
+        Most passes are such steps, and little but four numbers changes from one to the next.
+        """
+        step, span = self._step, spans[0] if len(spans) == 1 else None
+        if step is None or span is None or asked is not step.asked or span.slot != step.slot:
+            return None
+        if span.start != step.next_position or span.outputs != "last" or len(span.tokens) != 1:
+            return None
+        token = span.tokens[0]
+        if span.start >= step.kv_length or not 0 <= token < self.architecture.vocab_size:
+            return None
+        self._inputs.advance(token)
+        step.next_position += 1
+        return step
+
+    def _prepare(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass:
+        """The graph for any batch, with its inputs written."""
+        self._step = None
+        size = self._size(asked)
+        shapes = self._shapes(spans)
+        rows = [span.slot * self.context_length for span in spans]
+        graph = self._graphs.get(size, shapes)
+        if size.adapter is not None:
+            self._adapters.use(size.adapter)
+        graph.use_slots(rows)
+        self._inputs.write(spans, [shape.kv_length for shape in shapes], rows)
+        first, kv_length = spans[0], shapes[0].kv_length
+        work = _Pass(asked, graph, graph.new_logits(), first.slot, first.start + 1, kv_length)
+        if shapes == (SpanShape(1, kv_length, 1),):
+            self._step = work
+        return work
+
+    def _size(self, asked: Plan | Level) -> Size:
+        """The size checked before that equals what is asked for; its identity stands for it.
 
         Comparing plans layer by layer would take longer than the rest of a step's Python.
         """
-        if plan is self._plan:
-            return plan
-        known = self._plans.get(plan)
-        if known is None:
-            plan.validate(self.architecture)
-            if not any(layer.kv_heads or layer.ff for layer in plan.layers):
-                raise PlanError("the plan runs nothing")
-            known = self._plans[plan] = plan
-        self._plan = known
-        return known
+        if self._last is not None and self._last[0] is asked:
+            return self._last[1]
+        size = self._sizes.get(asked)
+        if size is None:
+            size = self._sizes[asked] = self._check_size(asked)
+        self._last = asked, size
+        return size
+
+    def _check_size(self, asked: Plan | Level) -> Size:
+        if isinstance(asked, Level):
+            return self._check_level(asked)
+        asked.validate(self.architecture)
+        if not any(layer.kv_heads or layer.ff for layer in asked.layers):
+            raise PlanError("the plan runs nothing")
+        return Size(asked)
+
+    def _check_level(self, level: Level) -> Size:
+        bare = self._size(level.plan)
+        if level.adapter is None:
+            return bare
+        adapter = self.bundle.adapters.get(level.adapter)
+        if adapter is None:
+            raise UnknownLevelError(f"{self.bundle.name} has no adapter {level.adapter!r}")
+        adapter.check_fits(self.architecture, level.plan)
+        return Size(level.plan, self._adapters.add(adapter, self.architecture, level.plan))
 
     def _shapes(self, spans: Sequence[Span]) -> tuple[SpanShape, ...]:
         """What the graph must fit; raises what `forward` says of bad spans."""

@@ -124,11 +124,10 @@ class TokenLoop:
 
     def _decode(self, slot: int) -> Generator[Chunk, None, FinishReason]:
         request = self._request
-        plan = request.level.plan
         for span in prompt_spans(slot, request.prompt):
             if self._is_cancelled():
                 return "cancelled"
-            rows = self._engine.forward(plan, [span])
+            rows = self._engine.forward(request.level, [span])
         logits: Logits = rows[-1]
         self._sampler.prime(request.prompt)
         while (token := self._sampler.sample(logits)) is not None:
@@ -144,7 +143,7 @@ class TokenLoop:
             if self._is_cancelled():
                 return "cancelled"
             position = len(request.prompt) + len(self._tokens) - 1
-            logits = self._engine.forward(plan, [Span(slot, (token,), position)])[0]
+            logits = self._engine.forward(request.level, [Span(slot, (token,), position)])[0]
         return "stop"
 
     def _chunk(self, token: int, logits: Logits) -> Chunk:

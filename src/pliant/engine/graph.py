@@ -6,13 +6,14 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant.bundle import Architecture, LayerPlan, Plan
+from pliant.engine.adapters import LevelAdapter
 from pliant.engine.attention import AttentionBuilder, BatchInputs
+from pliant.engine.corrections import TENSORS_PER_LAYER, TENSORS_PER_PIECE, Corrections
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
 from pliant.engine.mlp import add_mlp
@@ -40,35 +41,41 @@ class Model:
     inputs: Inputs
 
 
-class Graph:
-    """A built graph; `address` is what the backend computes once it has memory."""
+@dataclass(frozen=True, eq=False)
+class Size:
+    """What a graph computes of the model. Compared by identity: graphs are cached by it."""
 
-    def __init__(self, model: Model, plan: Plan, spans: tuple[SpanShape, ...]) -> None:
-        size = _tensors_needed(model, plan, len(spans))
-        self._context = Context(max_tensors=size, graph_size=size)
-        self.address = self._context.new_graph(size)
-        builder = _Builder(model, self._context, self.address, spans)
-        self._logits = builder.build(plan)
+    plan: Plan
+    adapter: LevelAdapter | None = None
+
+
+class Graph:
+    """A built graph; `address` is what the backend computes once it has memory.
+
+    `hidden` is the state before the output product, the last of the intermediate results.
+    """
+
+    def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
+        needed = _tensors_needed(model, size, len(spans))
+        self._context = Context(max_tensors=needed, graph_size=needed)
+        self.address = self._context.new_graph(needed)
+        builder = _Builder(model, self._context, self.address, size.adapter, spans)
+        self._logits = builder.build(size.plan)
+        if self._logits is not None:
+            # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
+            self._logits.point_to(self._logits.address)
+        self.hidden = builder.hidden
         self._cached = builder.cached
         self._row_bytes = model.kv.row_bytes
         self._first_rows = [0] * len(spans)
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
-    @property
-    def result(self) -> Tensor:
-        """What the graph computes last: the logits [vocab, outputs]. Asserts that it has any."""
-        assert self._logits is not None
-        return self._logits
-
-    @cached_property
-    def logits(self) -> NDArray[np.float32]:
-        """Where a computed graph leaves its logits [outputs, vocab]; the next graph overwrites it.
-
-        Only after memory was given; the memory stays where it is as long as the graph is valid.
-        """
-        if self._logits is None:
-            return np.empty((0, self._logits_shape[1]), dtype=np.float32)
-        return self._logits.numpy().reshape(self._logits_shape)
+    def new_logits(self) -> NDArray[np.float32]:
+        """An array [outputs, vocab] for the caller to keep: the next computation fills it."""
+        logits = np.empty(self._logits_shape, dtype=np.float32)
+        if self._logits is not None:
+            self._logits.point_to(logits.ctypes.data)
+        return logits
 
     def use_slots(self, first_rows: list[int]) -> None:
         """Let the spans attend to the slots that begin at these rows of the cache."""
@@ -83,15 +90,17 @@ class Graph:
         self._context.close()
 
 
-def _tensors_needed(model: Model, plan: Plan, spans: int) -> int:
+def _tensors_needed(model: Model, size: Size, spans: int) -> int:
     weights = model.weights
     total = 64
-    for index, layer in enumerate(plan.layers):
+    for index, layer in enumerate(size.plan.layers):
         cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
         total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
         total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
         if layer.heads_per_kv < model.architecture.heads_per_kv:
             total += _TENSORS_PER_GROUP * layer.kv_heads
+        if size.adapter is not None:
+            total += TENSORS_PER_LAYER + TENSORS_PER_PIECE * (len(cut[1]) + 1)
     return total
 
 
@@ -99,14 +108,21 @@ class _Builder:
     """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
 
     def __init__(
-        self, model: Model, context: Context, graph: int, spans: tuple[SpanShape, ...]
+        self,
+        model: Model,
+        context: Context,
+        graph: int,
+        adapter: LevelAdapter | None,
+        spans: tuple[SpanShape, ...],
     ) -> None:
         self._a = model.architecture
         self._weights = model.weights
         self._c = context
         self._graph = graph
-        self._projector = Projector(context, model.weights)
+        corrections = None if adapter is None else Corrections(context, adapter)
+        self._projector = Projector(context, model.weights, corrections)
         n = sum(span.length for span in spans)
+        self.hidden: Tensor | None = None
         outputs = sum(span.outputs for span in spans)
         inputs = model.inputs
         self._tokens = context.view(inputs.tokens, (n,))
@@ -137,7 +153,8 @@ class _Builder:
                 self._store_only(x, index, layer)
                 return None
             x = self._layer(x, index, layer, last=index == last)
-        logits = self._logits(self._norm(x, "output_norm.weight"))
+        self.hidden = self._norm(x, "output_norm.weight")
+        logits = self._logits(self.hidden)
         self._expand(logits)
         return logits
 

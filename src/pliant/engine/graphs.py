@@ -6,7 +6,7 @@ from itertools import product
 from time import perf_counter
 
 from pliant.bundle import Plan
-from pliant.engine.graph import Graph, Model
+from pliant.engine.graph import Graph, Model, Size
 from pliant.engine.span import SpanShape
 from pliant.ggml.backend import GraphAllocator
 
@@ -23,7 +23,7 @@ class GraphCache:
     """Owns graphs and the memory of intermediate results they share.
 
     Steps (few tokens) and prompts are kept apart, so that prompts of many lengths do not drive
-    out the steps that every answer needs. Plans are told apart by identity: give the same object.
+    out the steps that every answer needs. Sizes are told apart by identity: give the same object.
     """
 
     def __init__(self, model: Model, max_batch: int) -> None:
@@ -38,32 +38,32 @@ class GraphCache:
         """Memory reserved for intermediate results."""
         return self._allocator.nbytes
 
-    def get(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
+    def get(self, size: Size, shapes: tuple[SpanShape, ...]) -> Graph:
         is_step = sum([shape.length for shape in shapes]) <= _STEP_TOKENS
         graphs, limit = (self._steps, _MAX_STEPS) if is_step else (self._prompts, _MAX_PROMPTS)
-        key = (id(plan), shapes)
+        key = (id(size), shapes)
         graph = graphs.get(key)
         if graph is not None:
             graphs.move_to_end(key)
             return graph
-        graph = self._build(plan, shapes)
+        graph = self._build(size, shapes)
         while len(graphs) >= limit:
             graphs.popitem(last=False)[1].close()
         graphs[key] = graph
         return graph
 
-    def warm(self, plans: Iterable[Plan], context_length: int, seconds: float) -> None:
+    def warm(self, sizes: Iterable[Size], context_length: int, seconds: float) -> None:
         """Build decode steps beforehand: for short contexts at once, longer ones in `seconds`.
 
         Raises PlanError for a plan that the weights cannot run.
         """
         begin = perf_counter()
         lengths = range(KV_BUCKET, context_length + KV_BUCKET, KV_BUCKET)
-        for length, plan in product(lengths, list(plans)):
+        for length, size in product(lengths, list(sizes)):
             is_late = perf_counter() - begin >= seconds or len(self._steps) >= _MAX_STEPS
             if length > KV_BUCKET and is_late:
                 return
-            self.get(plan, (SpanShape(1, min(length, context_length), 1),))
+            self.get(size, (SpanShape(1, min(length, context_length), 1),))
 
     def close(self) -> None:
         self._drop()
@@ -75,12 +75,13 @@ class GraphCache:
         kv_length = self._model.kv.context_length
         length = min(max_batch, kv_length)
         shapes = (SpanShape(length, kv_length, 1),)
-        graph = self._build(Plan.full(architecture), shapes)
-        self._allocator.use_huge_pages(graph.result)
+        graph = self._build(Size(Plan.full(architecture)), shapes)
+        assert graph.hidden is not None
+        self._allocator.use_huge_pages(graph.hidden)
         graph.close()
 
-    def _build(self, plan: Plan, shapes: tuple[SpanShape, ...]) -> Graph:
-        graph = Graph(self._model, plan, shapes)
+    def _build(self, size: Size, shapes: tuple[SpanShape, ...]) -> Graph:
+        graph = Graph(self._model, size, shapes)
         generation = self._allocator.generation
         try:
             self._allocator.allocate(graph.address)

@@ -15,6 +15,9 @@ from pliant.ggml.memory import ALIGNMENT, Buffer
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 
+# The bits of 0.0 and of minus infinity in half precision.
+_VISIBLE, _HIDDEN = 0, 0xFC00
+
 
 class Inputs:
     """Tokens, positions and KV rows of a batch, the outputs wanted, and one mask per span.
@@ -42,6 +45,9 @@ class Inputs:
             self.sliding_masks = self._new(GgmlType.F16, max_batch * context_length)
             self._mask_rows.append(_mask_row(context_length, window))
             self._targets.append(self.sliding_masks.numpy().reshape(-1))
+        masks = [target.view(np.uint16).data for target in self._targets]
+        self._step = self._tokens.data, self._positions.data, self._kv_rows.data, masks
+        self._windows = [context_length, window or context_length]
         self._counter = np.arange(max(max_batch, context_length), dtype=np.int32)
 
     def write(
@@ -64,6 +70,18 @@ class Inputs:
             token += n
             output += span.num_outputs
             cell += n * kv_length
+
+    def advance(self, token: int) -> None:
+        """After a batch of one token: its successor in the same slot and padded KV length."""
+        tokens, positions, kv_rows, masks = self._step
+        position = positions[0] + 1
+        tokens[0] = token
+        positions[0] = position
+        kv_rows[0] += 1
+        for mask, window in zip(masks, self._windows, strict=False):
+            mask[position] = _VISIBLE
+            if position >= window:
+                mask[position - window] = _HIDDEN
 
     def _write_step(self, at: int, token: int, position: int, row: int) -> None:
         self._tokens[at] = token

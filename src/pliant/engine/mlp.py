@@ -14,12 +14,17 @@ def add_mlp(
     gate = projector.project(x, index, "ffn_gate", ff)
     up = projector.project(x, index, "ffn_up", ff)
 
+    tokens = x.shape[1]
+    whole = gated(gate, up) if tokens == 1 else None
+
     def part(start: int, stop: int) -> Tensor:
         if (start, stop) == (0, ff):
-            return gated(gate, up)
-        shape, offset = (stop - start, x.shape[1]), start * 4
+            return gated(gate, up) if whole is None else whole
+        shape, offset = (stop - start, tokens), start * 4
+        if whole is not None:
+            return c.view(whole, shape, (), offset)
         halves = [c.view(half, shape, (half.strides[1],), offset) for half in (gate, up)]
         return gated(*halves)
 
     hidden = architecture.hidden_size
-    return projector.project_parts(index, "ffn_down", ff, x.shape[1], hidden, part)
+    return projector.project_parts(index, "ffn_down", ff, tokens, hidden, part)

@@ -156,11 +156,11 @@ class ElasticModel:
 
         Raises as `generate` does.
         """
-        plan = self.bundle.level(level).plan
+        chosen = self.bundle.level(level)
         tokens = self.encode_prompt(prompt)
         self._room_after(len(tokens) - 1)
         with self._slots.lease() as [slot]:
-            return all_logits(self.engine, plan, slot, tokens)
+            return all_logits(self.engine, chosen, slot, tokens)
 
     def score(self, prompt: Prompt, choices: Sequence[str], *, level: float = 1.0) -> list[float]:
         """Mean log-probability per token of each choice as the continuation of `prompt`.
@@ -168,13 +168,13 @@ class ElasticModel:
         The prompt is computed once. Raises as `generate` does, and RequestError without choices
         or for an empty one.
         """
-        plan = self.bundle.level(level).plan
+        chosen = self.bundle.level(level)
         if isinstance(choices, str) or not choices:
             raise RequestError("choices is a list of at least one text")
         tokens = self.encode_prompt(prompt)
         continuations = [self._encode_choice(prompt, choice) for choice in choices]
         self._room_after(len(tokens) + max(map(len, continuations)) - 1)
-        return score_continuations(self.engine, self._slots, plan, tokens, continuations)
+        return score_continuations(self.engine, self._slots, chosen, tokens, continuations)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The tokens that `prompt` is computed as; names of control tokens in it stay text.

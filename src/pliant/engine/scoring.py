@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pliant.bundle import Plan
+from pliant.bundle import Level
 from pliant.engine.engine import MAX_BATCH, Engine
 from pliant.engine.generate import prompt_spans
 from pliant.engine.sampling import Logits, log_softmax
@@ -15,7 +15,7 @@ from pliant.engine.span import Span
 def score_continuations(
     engine: Engine,
     slots: SlotPool,
-    plan: Plan,
+    level: Level,
     prompt: Sequence[int],
     continuations: Sequence[Sequence[int]],
 ) -> list[float]:
@@ -30,20 +30,20 @@ def score_continuations(
         at_once = 1
     with slots.lease(at_once) as leased:
         for span in prompt_spans(leased[0], prompt):
-            rows = engine.forward(plan, [span])
+            rows = engine.forward(level, [span])
         first = log_softmax(rows[-1])
         for slot in leased[1:]:
             engine.copy_slot(leased[0], slot, len(prompt))
         scores: list[float] = []
         for start in range(0, len(continuations), len(leased)):
             group = continuations[start : start + len(leased)]
-            scores += _score_group(engine, plan, leased, len(prompt), group, first)
+            scores += _score_group(engine, level, leased, len(prompt), group, first)
     return scores
 
 
 def _score_group(
     engine: Engine,
-    plan: Plan,
+    level: Level,
     slots: Sequence[int],
     start: int,
     group: Sequence[Sequence[int]],
@@ -55,7 +55,7 @@ def _score_group(
         for slot, tokens in zip(slots, group, strict=False)
         if len(tokens) > 1
     ]
-    rows = log_softmax(_forward(engine, plan, spans)) if spans else None
+    rows = log_softmax(_forward(engine, level, spans)) if spans else None
     scores = []
     used = 0
     for tokens in group:
@@ -68,20 +68,20 @@ def _score_group(
     return scores
 
 
-def _forward(engine: Engine, plan: Plan, spans: Sequence[Span]) -> Logits:
+def _forward(engine: Engine, level: Level, spans: Sequence[Span]) -> Logits:
     """One batch, or one after another for a single span longer than that."""
     if sum(len(span.tokens) for span in spans) <= MAX_BATCH:
-        return engine.forward(plan, spans)
+        return engine.forward(level, spans)
     [span] = spans
-    return all_logits(engine, plan, span.slot, span.tokens, span.start)
+    return all_logits(engine, level, span.slot, span.tokens, span.start)
 
 
 def all_logits(
-    engine: Engine, plan: Plan, slot: int, tokens: Sequence[int], start: int = 0
+    engine: Engine, level: Level, slot: int, tokens: Sequence[int], start: int = 0
 ) -> Logits:
     """Logits [len(tokens), vocab] after each of `tokens`, which begin at position `start`."""
     batches = [
-        engine.forward(plan, [Span(slot, tokens[i : i + MAX_BATCH], start + i, "all")])
+        engine.forward(level, [Span(slot, tokens[i : i + MAX_BATCH], start + i, "all")])
         for i in range(0, len(tokens), MAX_BATCH)
     ]
     return batches[0] if len(batches) == 1 else np.concatenate(batches)

@@ -127,6 +127,12 @@ class Context:
             raise TensorError(f"{weight.describe()} or {x.describe()} is transposed")
         return Tensor.at(self._c.mul_mat(self._room(), weight.address, x.address))
 
+    def out_prod(self, a: Tensor, b: Tensor) -> Tensor:
+        """a [m, k, z], b [n, k, z], both F32 -> [m, n, z]: sums of outer products over k."""
+        if a.shape[1:] != b.shape[1:] or {a.type, b.type} != {GgmlType.F32} or a.strides[0] != 4:
+            raise TensorError(f"no outer product of {a.describe()} and {b.describe()}")
+        return Tensor.at(self._c.out_prod(self._room(), a.address, b.address))
+
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         _check_repeatable(a, b, "add")
         return Tensor.at(self._c.add(self._room(), a.address, b.address))

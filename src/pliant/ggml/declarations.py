@@ -66,6 +66,8 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     # size_t ggml_quantize_chunk(enum ggml_type type, const float * src, void * dst,
     #     int64_t start, int64_t nrows, int64_t n_per_row, const float * imatrix)
     "ggml_quantize_chunk": (_SIZE, [_INT, _P, _P, _I64, _I64, _I64, _P]),
+    # const struct ggml_type_traits * ggml_get_type_traits(enum ggml_type type)
+    "ggml_get_type_traits": (_P, [_INT]),
     # bool ggml_quantize_requires_imatrix(enum ggml_type type)
     "ggml_quantize_requires_imatrix": (_BOOL, [_INT]),
     # struct ggml_tensor * ggml_new_tensor(struct ggml_context * ctx, enum ggml_type type,
@@ -89,6 +91,9 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     # struct ggml_tensor * ggml_mul_mat(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_mul_mat": (_P, [_P, _P, _P]),
+    # struct ggml_tensor * ggml_out_prod(struct ggml_context * ctx, struct ggml_tensor * a,
+    #     struct ggml_tensor * b)
+    "ggml_out_prod": (_P, [_P, _P, _P]),
     # struct ggml_tensor * ggml_add(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_add": (_P, [_P, _P, _P]),

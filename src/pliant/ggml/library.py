@@ -18,10 +18,6 @@ from pliant.ggml.log import LOG_CALLBACK, forward_to_logging
 SUPPORTED_PACKAGE = ((0, 3, 36), (0, 4, 0))
 _SUFFIXES = ("so", "dylib", "dll")
 
-# A bounded spin at OpenMP barriers: unbounded spinning makes decode collapse when another
-# process takes a core (benchmarks/engine.py, "busy"). Read by libgomp when it is loaded.
-_OPENMP_DEFAULTS = {"GOMP_SPINCOUNT": "10000"}
-
 
 @dataclass(frozen=True)
 class Libraries:
@@ -47,8 +43,6 @@ def load() -> Libraries:
     """
     package_version = _check_package_version()
     folder = library_folder()
-    for name, value in _OPENMP_DEFAULTS.items():
-        os.environ.setdefault(name, value)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     names = ("ggml-base", "ggml-cpu", "ggml", "llama")
     base, cpu, registry, llama = (_open(folder, name) for name in names)

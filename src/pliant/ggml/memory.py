@@ -131,6 +131,18 @@ def can_repack(type_: GgmlType, rows: int) -> bool:
     return supported
 
 
+def release_pages(base: int, size: int) -> None:
+    """Give the whole pages of private memory back; they read as zeros until written again.
+
+    Does nothing where the system has no such call.
+    """
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    start = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (base + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if advice is not None and end > start:
+        _madvise(start, end - start, advice)
+
+
 def advise_huge_pages(base: int, size: int) -> None:
     """Ask for 2 MiB pages where the system leaves the choice to programs (Linux)."""
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
@@ -139,8 +151,12 @@ def advise_huge_pages(base: int, size: int) -> None:
     start = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
     length = base + size - start
     if length > 0:
-        libc = ctypes.CDLL(None)
-        # int madvise(void * addr, size_t length, int advice)
-        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        libc.madvise.restype = ctypes.c_int
-        libc.madvise(start, length, advice)
+        _madvise(start, length, advice)
+
+
+def _madvise(start: int, length: int, advice: int) -> None:
+    libc = ctypes.CDLL(None)
+    # int madvise(void * addr, size_t length, int advice)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.madvise.restype = ctypes.c_int
+    libc.madvise(start, length, advice)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pliant.slo.calibration import CALIBRATION_BUDGET_S, calibrate
-    from pliant.slo.latency import DecodeCost, LatencyModel, LevelLatency, Overhead, PrefillCost
+    from pliant.slo.latency import DecodeCost, EncodeCost, LatencyModel, LevelLatency, PrefillCost
     from pliant.slo.slo import Slo
     from pliant.slo.store import load_or_calibrate
     from pliant.slo.strategy import SAFETY_MARGIN, Limits, Strategy, choose, resolve
@@ -17,7 +17,7 @@ __all__ = [
     "LatencyModel",
     "LevelLatency",
     "Limits",
-    "Overhead",
+    "EncodeCost",
     "PrefillCost",
     "Slo",
     "Strategy",
@@ -34,7 +34,7 @@ _MODULES = {
     "LatencyModel": "latency",
     "LevelLatency": "latency",
     "Limits": "strategy",
-    "Overhead": "latency",
+    "EncodeCost": "latency",
     "PrefillCost": "latency",
     "Slo": "slo",
     "Strategy": "strategy",

@@ -2,14 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pliant.slo.encoding import measure_encoding
 from pliant.slo.fit import Sample, fit_level, interpolate
 from pliant.slo.latency import PREFILL_CHUNK, LatencyModel, LevelLatency
-from pliant.slo.overhead import measure_overhead
+from pliant.slo.rehearsal import Clock, Rehearsal, Visit
 from pliant.slo.schedule import MAX_ROUNDS, Point, Schedule, make_schedule
 
 if TYPE_CHECKING:
@@ -17,15 +16,13 @@ if TYPE_CHECKING:
 
 CALIBRATION_BUDGET_S = 15.0
 
-_STEPS_PER_ROUND = 3
 _PROBE_TOKENS = 16
 _PROBE_S = 0.3
 _MAX_PROBES = 8
-# The rest is for the last pass to end in.
-_SHARE_FOR_PASSES = 0.9
+# The rest is for the last answer to end in.
+_SHARE_FOR_ANSWERS = 0.9
 
-Clock = Callable[[], float]
-Timings = dict[tuple[int, Point], list[tuple[Point, float]]]
+Visits = dict[tuple[int, Point], list[Visit]]
 
 
 def calibrate(
@@ -34,95 +31,68 @@ def calibrate(
     *,
     clock: Clock = time.perf_counter,
 ) -> LatencyModel:
-    """Time forward passes at every level, interleaved, and fit their costs.
+    """Time short answers at every level, interleaved, and fit their costs.
 
-    Takes `budget_s` seconds at most; a big model is measured at fewer levels and shorter
-    prompts, and the levels between are interpolated by their cost. `clock` gives seconds. Raises
-    BusyError if every slot of the model is in use.
+    They go through the token loop of every request and follow answers of other levels, so what
+    is measured is what requests get, cold caches and new graphs included. Takes `budget_s`
+    seconds at most, unless the model is slower than about two tokens a second; a big model is
+    measured at fewer levels and shorter prompts, and the levels between are interpolated by
+    their cost. `clock` gives seconds. Raises BusyError if every slot of the model is in use.
     """
-    passes_s = budget_s * _SHARE_FOR_PASSES
-    deadline = clock() + passes_s
-    overhead = measure_overhead(model)
+    answers_s = budget_s * _SHARE_FOR_ANSWERS
+    deadline = clock() + answers_s
+    encoding = measure_encoding(model)
     with model.lease_slot() as slot:
-        timer = _Timer(model, clock, slot)
-        schedule = _plan_within(timer, passes_s)
-        timings = _measure(timer, schedule, deadline)
-    return LatencyModel(_fit_levels(model, schedule, timings), overhead, PREFILL_CHUNK)
+        rehearsal = Rehearsal(model, clock, slot)
+        schedule = _plan_within(rehearsal, answers_s)
+        visits = _measure(rehearsal, schedule, deadline)
+    return LatencyModel(_fit_levels(model, schedule, visits), encoding, PREFILL_CHUNK)
 
 
-@dataclass
-class _Timer:
-    """Times single forward passes in a slot of its own."""
-
-    model: "ElasticModel"
-    clock: Clock
-    slot: int
-    tokens: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # Ordinary words, repeated: which tokens they are does not matter for time.
-        words = self.model.tokenizer.encode("the time and the name of a place ")
-        self.tokens = (words * (PREFILL_CHUNK // len(words) + 1))[:PREFILL_CHUNK]
-
-    def seconds(self, level: int, point: Point) -> float:
-        from pliant.engine.span import Span
-
-        engine = self.model.engine
-        plan = self.model.levels[level].plan
-        span = Span(self.slot, self.tokens[: point.num_tokens], point.start)
-        begin = self.clock()
-        engine.forward(plan, [span])
-        return self.clock() - begin
-
-    def visit(self, level: int, point: Point, round_number: int) -> list[tuple[Point, float]]:
-        """What is measured at a point in one round, with the seconds it took.
-
-        A prompt gets another length each time: as with real prompts, its graph is a new one.
-        """
-        if point.is_decode:
-            return [(point, self.seconds(level, point)) for _ in range(_STEPS_PER_ROUND)]
-        varied = point.varied(round_number, self.model.engine.context_length)
-        return [(varied, self.seconds(level, varied))]
-
-    def probe(self, level: int, point: Point) -> float:
-        """Seconds without disturbance: the least of a few, but the first, which reads weights."""
-        self.seconds(level, point)
-        end = self.clock() + _PROBE_S
-        times = [self.seconds(level, point)]
-        while len(times) < _MAX_PROBES and self.clock() < end:
-            times.append(self.seconds(level, point))
-        return min(times)
-
-
-def _plan_within(timer: _Timer, budget_s: float) -> Schedule:
-    model = timer.model
+def _plan_within(rehearsal: Rehearsal, budget_s: float) -> Schedule:
+    model = rehearsal.model
     context_length = model.engine.context_length
-    full = len(model.levels) - 1
     size = min(_PROBE_TOKENS, context_length - 1)
-    prefill_s, step_s = (timer.probe(full, Point(tokens, size - tokens)) for tokens in (size, 1))
+    prompt_s, step_s = (_probe(rehearsal, Point(n, size - n)) for n in (size, 1))
     costs = [level.cost for level in model.levels]
-    steps_s = _STEPS_PER_ROUND * step_s
-    return make_schedule(costs, context_length, prefill_s / size, steps_s, budget_s)
+    return make_schedule(costs, context_length, prompt_s / size, step_s, budget_s)
 
 
-def _measure(timer: _Timer, schedule: Schedule, deadline: float) -> Timings:
-    """Rounds over all points and levels until the deadline; the first round is always whole."""
-    timings: Timings = defaultdict(list)
+def _probe(rehearsal: Rehearsal, point: Point) -> float:
+    """Seconds to the first token at full level, without disturbance: the least of a few, but the
+    first, which reads weights."""
+    full = len(rehearsal.model.levels) - 1
+    rehearsal.visit(full, point)
+    end = rehearsal.clock() + _PROBE_S
+    times = [rehearsal.visit(full, point).first_s]
+    while len(times) < _MAX_PROBES and rehearsal.clock() < end:
+        times.append(rehearsal.visit(full, point).first_s)
+    return min(times)
+
+
+def _measure(rehearsal: Rehearsal, schedule: Schedule, deadline: float) -> Visits:
+    """Rounds over all points and levels until the deadline; the first round is always whole.
+
+    A prompt gets another length in each round: as with real prompts, its graph is a new one.
+    """
+    context_length = rehearsal.model.engine.context_length
+    visits: Visits = defaultdict(list)
     for round_number in range(MAX_ROUNDS):
         for point in schedule.points:
             for level in schedule.levels:
-                if round_number > 0 and timer.clock() >= deadline:
-                    return timings
-                timings[level, point] += timer.visit(level, point, round_number)
-    return timings
+                if round_number > 0 and rehearsal.clock() >= deadline:
+                    return visits
+                varied = point.varied(round_number, context_length)
+                visits[level, point].append(rehearsal.visit(level, varied))
+    return visits
 
 
 def _fit_levels(
-    model: "ElasticModel", schedule: Schedule, timings: Timings
+    model: "ElasticModel", schedule: Schedule, visits: Visits
 ) -> tuple[LevelLatency, ...]:
     measured: dict[int, LevelLatency] = {}
     for level in schedule.levels:
-        samples = [_sample(timings[level, point]) for point in schedule.points]
+        samples = [s for point in schedule.points for s in _samples(visits[level, point])]
         measured[level] = fit_level(model.levels[level].ratio, samples)
     known = [(model.levels[index].cost, latency) for index, latency in measured.items()]
     return tuple(
@@ -131,10 +101,15 @@ def _fit_levels(
     )
 
 
-def _sample(visits: list[tuple[Point, float]]) -> Sample:
-    """Medians over the rounds, of the lengths as well as of the times."""
-    return Sample(
-        median(point.num_tokens for point, _ in visits),
-        median(point.start for point, _ in visits),
-        1000 * median(seconds for _, seconds in visits),
-    )
+def _samples(visits: list[Visit]) -> list[Sample]:
+    """A point's prefill and its mean decode step: medians over the rounds, of lengths and times."""
+    num_tokens = median(visit.point.num_tokens for visit in visits)
+    start = median(visit.point.start for visit in visits)
+    samples = []
+    if visits[0].point.has_prompt:
+        samples.append(Sample(num_tokens, start, 1000 * median(v.first_s for v in visits)))
+    steps = [visit.step_s for visit in visits if visit.step_s is not None]
+    if steps:
+        kv_tokens = start + num_tokens + (visits[0].point.steps - 1) / 2
+        samples.append(Sample(1, kv_tokens, 1000 * median(steps)))
+    return samples

@@ -15,7 +15,7 @@ PREFILL_CHUNK = 512
 SHORT_CHUNK = 64
 """Below this many tokens ggml's attention goes token by token: other costs, fitted apart."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RATIO_TOLERANCE = 1e-6
 
 # Above any real coefficient (milliseconds); what exceeds it is a damaged file.
@@ -63,16 +63,14 @@ class LevelLatency:
 
 
 @dataclass(frozen=True)
-class Overhead:
-    """What a request costs outside the forward pass, the same at every level, in milliseconds:
-    once per request, per prompt token (tokenization), and per generated token (sampling)."""
+class EncodeCost:
+    """What template and tokenizer take, in milliseconds: per request and per prompt token."""
 
     request_ms: float = 0.0
-    prompt_token_ms: float = 0.0
-    step_ms: float = 0.0
+    token_ms: float = 0.0
 
 
-Coefficients = TypeVar("Coefficients", PrefillCost, DecodeCost, Overhead)
+Coefficients = TypeVar("Coefficients", PrefillCost, DecodeCost, EncodeCost)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class LatencyModel:
     """Predicts TTFT and TPOT of every level; `levels` ascend by ratio."""
 
     levels: tuple[LevelLatency, ...]
-    overhead: Overhead
+    encoding: EncodeCost
     prefill_chunk: int
 
     def predict_ttft(self, level_ratio: float, prompt_tokens: int, start: int = 0) -> float:
@@ -94,15 +92,15 @@ class LatencyModel:
             level.prefill_ms(min(self.prefill_chunk, end - at), at)
             for at in range(start, end, self.prefill_chunk)
         )
-        overhead = self.overhead.request_ms + self.overhead.prompt_token_ms * prompt_tokens
-        return overhead + sum(chunks)
+        encode_ms = self.encoding.request_ms + self.encoding.token_ms * prompt_tokens
+        return encode_ms + sum(chunks)
 
     def predict_tpot(self, level_ratio: float, kv_tokens: int) -> float:
         """Milliseconds per generated token with `kv_tokens` in the context.
 
         Raises UnknownLevelError if this level was not measured.
         """
-        return self.overhead.step_ms + self._level(level_ratio).decode.ms(kv_tokens)
+        return self._level(level_ratio).decode.ms(kv_tokens)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -122,7 +120,7 @@ class LatencyModel:
     @classmethod
     def from_json(cls, document: object) -> "LatencyModel":
         """Read what `to_json` wrote. Raises CorruptFileError for anything else."""
-        data = _mapping(document, {"version", "prefill_chunk", "overhead", "levels"})
+        data = _mapping(document, {"version", "prefill_chunk", "encoding", "levels"})
         if data["version"] != FORMAT_VERSION or isinstance(data["version"], bool):
             raise CorruptFileError(f"latency model: version {data['version']!r} is not supported")
         chunk = data["prefill_chunk"]
@@ -133,7 +131,7 @@ class LatencyModel:
             raise CorruptFileError("latency model: levels must be a list with at least one entry")
         levels = tuple(_read_level(row) for row in rows)
         _check_ratios([level.ratio for level in levels])
-        return cls(levels, _read(data["overhead"], Overhead), chunk)
+        return cls(levels, _read(data["encoding"], EncodeCost), chunk)
 
 
 def _read_level(document: object) -> LevelLatency:

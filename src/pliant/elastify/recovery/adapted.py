@@ -12,9 +12,8 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from pliant.bundle import Architecture
 from pliant.bundle.plan import Plan
-from pliant.elastify.export import _GGUF_NAMES as GGUF_NAMES
-from pliant.elastify.export import interleave_rotary
 from pliant.elastify.submodel import slice_model
+from pliant.elastify.tensors import GGUF_NAMES, interleave_rotary
 from pliant.elastify.units import PROJECTIONS
 
 Factors = Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
