@@ -103,8 +103,7 @@ def elastify(
         write_gguf(model, vocabulary, draft, quantization, out.name)
         num_lines = check_tokens(draft, tokenizer, sample)
         report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-        rank = recovery.options.rank if recovery else 0
-        choice = _levels(draft, analysis.anchors, targets, quantization, rank)
+        choice = _levels(draft, analysis.anchors, targets, quantization, recovery)
         checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
         verification = Verification(len(sample), difference, checks)
         for line in (*choice.notes, *verification.lines()):
@@ -116,8 +115,8 @@ def elastify(
             "verification": asdict(verification),
         }
         adapted = _recover(model, draft, choice.levels, recovery, data, out, ray, report)
-        provenance |= adapted.provenance
-        bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files)
+        told = provenance | adapted.provenance
+        bundle = write_bundle(out, draft, adapted.levels, told, adapted.files)
     shutil.rmtree(_checkpoints(out), ignore_errors=True)
     return bundle
 
@@ -209,11 +208,12 @@ def _levels(
     anchors: Sequence[int],
     targets: Sequence[float],
     quantization: str,
-    lora_rank: int,
+    recovery: Recovery | None,
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
     block, _ = gguf.GGML_QUANT_SIZES[QUANTIZATIONS[quantization]]
-    return choose_levels(architecture, anchors, targets=targets, block=block, lora_rank=lora_rank)
+    rank = recovery.options.rank if recovery else 0
+    return choose_levels(architecture, anchors, targets=targets, block=block, lora_rank=rank)
 
 
 def _provenance(
