@@ -67,5 +67,5 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml src/pliant/_version.py
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml src/pliant/_version.py
-	$(BIN)/python -m pip install --quiet --editable '.[elastify,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[elastify,ray,dev]'
 	@touch $@ $(VENV)/.installed

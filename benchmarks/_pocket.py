@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from gguf.constants import GGMLQuantizationType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from _requests import APPS, calibration_texts, evaluation_scenes
+from _requests import APPS, TOP_LEVEL, calibration_texts, evaluation_scenes, make_scene
 from pliant.bundle import Bundle, open_bundle
 
 CALIBRATION_TEXTS = 64
@@ -60,6 +61,29 @@ def write_requests(folder: Path, per_app: int, seed: int) -> tuple[Path, Path]:
     scenes = [scene for app in APPS for scene in evaluation_scenes(app, per_app, seed)]
     rows.write_text("".join(json.dumps(scene.row("generated")) + "\n" for scene in scenes))
     return calibration, rows
+
+
+def write_conversations(
+    folder: Path, count: int, held_out_per_app: int, seed: int
+) -> tuple[Path, Path]:
+    """Recovery data: conversations as the model was trained on, and others with new entities."""
+    rng = random.Random(f"pocket-recovery-{seed}")
+    training = [
+        make_scene(
+            APPS[index % len(APPS)],
+            rng,
+            rng.randint(1, TOP_LEVEL),
+            rng.randint(2, 6),
+            held_out=False,
+        )
+        for index in range(count)
+    ]
+    held_out = [scene for app in APPS for scene in evaluation_scenes(app, held_out_per_app, seed)]
+    paths = folder / "recovery.jsonl", folder / "held-out.jsonl"
+    for path, scenes in zip(paths, (training, held_out), strict=True):
+        rows = ({"messages": scene.conversation()} for scene in scenes)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
 
 
 def _weights(bundle: Bundle) -> dict[str, torch.Tensor]:

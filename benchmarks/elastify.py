@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from _report import Report, parser
-from pliant.elastify.pipeline import WINDOWS
+from pliant.elastify.inputs import WINDOWS
 
 SHAPES: dict[str, dict[str, Any]] = {
     "Llama-3.2-1B": {

@@ -14,6 +14,7 @@ import pytest
 import pliant.elastify
 from pliant.cli import main
 from pliant.cli.app import load_verb
+from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from support.hub_server import serve
 from support.tiny_hf import make_folder
 
@@ -43,6 +44,39 @@ def test_only_given_options_are_passed(
     assert capsys.readouterr() == ("b\n", "step 1\n")
 
 
+def recovery_of(calls: list[dict[str, Any]], *argv: str) -> Any:
+    assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", *argv]) == 0
+    return calls[-1].get("recovery")
+
+
+def test_recovery_is_asked_for_by_its_data_or_by_name(calls: list[dict[str, Any]]) -> None:
+    assert recovery_of(calls) is None
+    assert recovery_of(calls, "--recover") == Recovery(Path("c.txt"))
+    assert recovery_of(calls, "--recovery-data", "d.jsonl") == Recovery(Path("d.jsonl"))
+    both = recovery_of(calls, "--recover", "--recovery-data", "d.jsonl")
+    assert both == Recovery(Path("d.jsonl"))
+    assert recovery_of(
+        calls, "--recover", "--rank", "4", "--loss", "lm", "--recovery-steps", "9", "--ray", "auto"
+    ) == Recovery(Path("c.txt"), RecoveryOptions(rank=4, loss="lm", steps=9))
+    assert calls[-1]["ray"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--rank", "4"], "add --recover"),
+        (["--recover", "--rank", "0"], "rank is 0"),
+        (["--recover", "--loss", "mse"], "'mse' is not one of 'distill', 'lm'"),
+    ],
+)
+def test_recovery_options_that_make_no_sense(
+    calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", *argv]) == 2
+    assert said in capsys.readouterr().err
+    assert calls == []
+
+
 @pytest.mark.parametrize("missing", ["--out", "--calibration"])
 def test_what_is_required(calls: list[dict[str, Any]], missing: str) -> None:
     argv = ["elastify", "hf", "--out", "b", "--calibration", "c"]
@@ -59,6 +93,10 @@ def test_defaults_that_the_help_shows_are_those_of_the_library() -> None:
     for name in ("quantization", "windows", "window_tokens", "dtype", "device"):
         assert shown[name] == str(parameters[name].default)
     assert parameters["anchors"].default is None
+    options = RecoveryOptions()
+    assert shown["rank"] == str(options.rank)
+    assert shown["loss"] == options.loss
+    assert shown["recovery_steps"] == str(options.steps)
 
 
 def test_quantizations_that_the_help_names_are_those_of_the_library() -> None:

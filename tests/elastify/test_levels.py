@@ -30,16 +30,23 @@ def architectures(draw: st.DrawFn) -> Architecture:
 
 
 @settings(deadline=None, max_examples=60)
-@given(architecture=architectures(), block=st.sampled_from([1, 32]), data=st.data())
+@given(
+    architecture=architectures(),
+    block=st.sampled_from([1, 32]),
+    lora_rank=st.sampled_from([0, 8]),
+    data=st.data(),
+)
 def test_levels_are_nested_honest_and_within_their_ratio(
-    architecture: Architecture, block: int, data: st.DataObject
+    architecture: Architecture, block: int, lora_rank: int, data: st.DataObject
 ) -> None:
     layers = range(architecture.num_layers)
     anchors = data.draw(st.sets(st.sampled_from(layers)))
-    choice = choose_levels(architecture, sorted(anchors), block=block)
+    choice = choose_levels(architecture, sorted(anchors), block=block, lora_rank=lora_rank)
     check_levels(architecture, choice.levels)
     for level in choice.levels:
-        assert level.cost <= level.ratio + 1e-9
+        if level.ratio < 1.0:
+            cost = cost_ratio(architecture, level.plan, lora_rank=lora_rank)
+            assert cost <= level.ratio + 1e-9
         for layer in level.plan.layers:
             columns = layer.heads * architecture.head_dim
             assert layer.kv_heads >= 1

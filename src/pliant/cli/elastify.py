@@ -1,12 +1,14 @@
 """`pliant elastify`: from a Hugging Face model to a bundle."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pliant.cli.output import console, format_bytes, format_count, format_duration, table
+from pliant.errors import ElastifyError
 
 if TYPE_CHECKING:
     from pliant.elastify import Forecast
@@ -44,6 +46,40 @@ def elastify(
         Literal["auto", "cpu", "cuda", "mps"] | None,
         typer.Option(help="What computes.", show_default="auto"),
     ] = None,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover",
+            help="Train an adapter (LoRA) for every level below the full model, on the "
+            "calibration text if there is no --recovery-data.",
+        ),
+    ] = False,
+    recovery_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recover from this: .jsonl with `messages`, `prompt` and `answer`, or `text` in "
+            "each line."
+        ),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapters.", show_default="8")] = None,
+    loss: Annotated[
+        Literal["distill", "lm"] | None,
+        typer.Option(
+            help="distill: learn from the full model; lm: from the data alone.",
+            show_default="distill",
+        ),
+    ] = None,
+    recovery_steps: Annotated[
+        int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Share the long work on a Ray cluster; `auto` is the one that `ray start --head` "
+            "started here. Needs the extra: pip install 'pliant[ray]'.",
+        ),
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Only say what it would give and take.")
     ] = False,
@@ -57,20 +93,20 @@ def elastify(
     from pliant.elastify import elastify as make_elastic
     from pliant.elastify import forecast
 
+    data = recovery_data or (calibration if recover else None)
+    given = _given(
+        quantization=quantization,
+        anchors=anchors,
+        windows=windows,
+        window_tokens=window_tokens,
+        dtype=dtype,
+        recovery=_recovery(data, _given(rank=rank, loss=loss, steps=recovery_steps)),
+    )
     folder = _local(model)
-    given: dict[str, Any] = {
-        "quantization": quantization,
-        "anchors": anchors,
-        "windows": windows,
-        "window_tokens": window_tokens,
-        "dtype": dtype,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     if plan_only:
         _print_forecast(forecast(folder, out, **given))
         return
-    if device is not None:
-        given["device"] = device
+    given |= _given(device=device, ray=ray)
     from pliant.cli.progress import tracking
 
     try:
@@ -82,6 +118,24 @@ def elastify(
         _report("interrupted; run the same command again to go on")
         raise
     print(bundle.path)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given: for the others the library has defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _recovery(data: Path | None, training: Mapping[str, Any]) -> Any:
+    if data is None:
+        if training:
+            raise ElastifyError(
+                "--rank, --loss and --recovery-steps are about recovery: add --recover or "
+                "--recovery-data FILE"
+            )
+        return None
+    from pliant.elastify.recovery.options import Recovery, RecoveryOptions
+
+    return Recovery(data, RecoveryOptions(**training))
 
 
 def _local(model: str) -> Path:

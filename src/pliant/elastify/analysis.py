@@ -13,6 +13,7 @@ import torch
 from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import Calibration, mean_loss
+from pliant.elastify.cluster import connect
 from pliant.elastify.importance import order_by, taylor_scores
 from pliant.elastify.progress import Track
 from pliant.elastify.source import SourceConfig
@@ -59,9 +60,17 @@ class Analysis:
 
 
 def analyse(
-    model: Any, config: SourceConfig, text: Calibration, work: WorkFolder, track: Track
+    model: Any,
+    config: SourceConfig,
+    text: Calibration,
+    work: WorkFolder,
+    track: Track,
+    ray: str | None = None,
 ) -> Analysis:
-    """Three passes over the text; each is a step that an ended run need not repeat."""
+    """Three passes over the text; each is a step that an ended run need not repeat.
+
+    The longest is shared by the Ray cluster at `ray`, if there is one.
+    """
 
     def measure() -> Arrays:
         meter = ActivationMeter()
@@ -74,7 +83,11 @@ def analyse(
         return {"losses": np.asarray(losses_without_layers(model, _some(text), track))}
 
     def weigh() -> Arrays:
-        scores = taylor_scores(model, config, text.batches, track)
+        if ray is None:
+            scores = taylor_scores(model, config, text.batches, track)
+        else:
+            with connect(ray) as cluster:
+                scores = cluster.scores(model, config, text.batches, track)
         return {"heads": scores.heads, "neurons": scores.neurons}
 
     measured = dict(work.arrays("activations", {}, measure))

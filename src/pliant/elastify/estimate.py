@@ -11,14 +11,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from pliant.bundle import Architecture, GgufFile, Plan
+from pliant.bundle import Architecture, GgufFile, Level, Plan
 from pliant.elastify.analysis import ANCHOR_TOKENS
 from pliant.elastify.anchors import default_anchor_count
 from pliant.elastify.export import write_gguf
 from pliant.elastify.fused import split_fused
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
 from pliant.elastify.levels import TARGET_RATIOS, choose_levels
-from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS, Source, check_source, column_blocks
-from pliant.elastify.quantization import check_quantization, encode
+from pliant.elastify.quantization import check_quantization, column_blocks, encode
+from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from pliant.elastify.source import Dtype, empty_model
 from pliant.elastify.verify import sample_length
 
@@ -62,6 +63,7 @@ def forecast(
     windows: int = WINDOWS,
     window_tokens: int = WINDOW_TOKENS,
     dtype: Dtype = "f32",
+    recovery: Recovery | None = None,
 ) -> Forecast:
     """The same checks as `elastify` makes before it reads weights, and estimates.
 
@@ -72,7 +74,12 @@ def forecast(
     count = default_anchor_count(architecture.num_layers) if anchors is None else anchors
     block, ff_block = column_blocks(architecture, quantization)
     choice = choose_levels(
-        architecture, range(count), targets=targets, block=block, ff_block=ff_block
+        architecture,
+        range(count),
+        targets=targets,
+        block=block,
+        ff_block=ff_block,
+        lora_rank=recovery.options.rank if recovery else 0,
     )
     bytes_each = bundle_bytes / _parameters(architecture, Plan.full(architecture))
     levels = tuple(
@@ -83,13 +90,16 @@ def forecast(
     window_tokens = min(window_tokens, architecture.context_length)
     sample = sample_length(architecture.vocab_size)
     logits_bytes = 4 * sample * architecture.vocab_size
+    seconds = _seconds(source, architecture, quantization, windows * window_tokens, sample)
+    if recovery is not None:
+        seconds["recovery"] = _recovery_seconds(architecture, choice.levels, recovery.options)
     return Forecast(
         levels=levels,
         notes=choice.notes,
         bundle_bytes=bundle_bytes,
         memory_bytes=_memory(source, architecture, window_tokens, dtype),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
-        seconds=_seconds(source, architecture, quantization, windows * window_tokens, sample),
+        seconds=seconds,
     )
 
 
@@ -156,6 +166,17 @@ def _seconds(
         **{name: work / rate for name, work in steps.items()},
         "export": elements / _elements_per_second(quantization),
     }
+
+
+def _recovery_seconds(
+    architecture: Architecture, levels: Sequence[Level], options: RecoveryOptions
+) -> float:
+    """The full model forwards, every other level forwards and backwards."""
+    full = Plan.full(architecture)
+    share = (options.loss == "distill") + 2 * sum(level.cost for level in levels[:-1])
+    tokens = options.steps * options.batch_tokens
+    per_token = _layers(architecture, full) + _head(architecture)
+    return tokens * per_token * share / _multiply_adds_per_second(architecture)
 
 
 def _multiply_adds_per_second(architecture: Architecture) -> float:

@@ -49,6 +49,7 @@ def choose_levels(
     targets: Sequence[float] = TARGET_RATIOS,
     block: int = 1,
     ff_block: int = 1,
+    lora_rank: int = 0,
 ) -> LevelChoice:
     """The largest plan within each target, each nested in the one above it, and the full model.
 
@@ -56,9 +57,11 @@ def choose_levels(
     their width, and are about twice as wide below that. If even the smallest plan costs more
     than a target, that plan becomes the last level under its own cost (rounded up to 2
     decimals). `block` and `ff_block` are the block lengths of the matrices that attention
-    and MLP end with: widths are whole blocks of them.
+    and MLP end with: widths are whole blocks of them. An adapter of `lora_rank` on every level
+    but the full one counts against its target; costs are stated without it, as the levels have
+    none yet.
     """
-    search = _Search(architecture, frozenset(anchors), block, ff_block)
+    search = _Search(architecture, frozenset(anchors), block, ff_block, lora_rank)
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
     for target in sorted(set(targets), reverse=True):
@@ -69,7 +72,7 @@ def choose_levels(
         if plan == levels[-1].plan:
             dropped = levels.pop()
             notes.append(f"level {dropped.ratio:g} left out: it would equal level {target:g}")
-        levels.append(Level(target, plan, search.cost(plan)))
+        levels.append(Level(target, plan, cost_ratio(architecture, plan)))
     return LevelChoice(tuple(reversed(levels)), tuple(notes))
 
 
@@ -77,9 +80,15 @@ class _Search:
     """Finds plans for one architecture; remembers nothing between calls."""
 
     def __init__(
-        self, architecture: Architecture, anchors: frozenset[int], block: int, ff_block: int
+        self,
+        architecture: Architecture,
+        anchors: frozenset[int],
+        block: int,
+        ff_block: int,
+        lora_rank: int,
     ) -> None:
         self._architecture = architecture
+        self._lora_rank = lora_rank
         # Where every layer is an anchor, none stands out.
         self._anchors = anchors if len(anchors) < architecture.num_layers else frozenset()
         kv_columns = architecture.heads_per_kv * architecture.head_dim
@@ -89,7 +98,7 @@ class _Search:
         self._ff_widths = [*range(step, architecture.ff, step), architecture.ff]
 
     def cost(self, plan: Plan) -> float:
-        return cost_ratio(self._architecture, plan)
+        return cost_ratio(self._architecture, plan, lora_rank=self._lora_rank)
 
     def largest(self, ceiling: Plan, target: float) -> Plan | None:
         """The plan inside `ceiling` that comes closest to `target` from below, or None.
@@ -110,7 +119,7 @@ class _Search:
         cost = self.cost(plan)
         ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
         if ratio < levels[-1].ratio and plan != levels[-1].plan:
-            levels.append(Level(ratio, plan, cost))
+            levels.append(Level(ratio, plan, cost_ratio(self._architecture, plan)))
         return [
             f"levels up to {target:g} cannot be reached: the smallest plan costs {cost:.3f} of "
             "the full model (output head included)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,27 +14,22 @@ import numpy as np
 import torch
 
 from pliant.bundle import Architecture, Bundle, GgufFile, Level, open_bundle, write_bundle
-from pliant.bundle.write import refuse_foreign
 from pliant.elastify.activations import reorder_columns
 from pliant.elastify.analysis import Analysis, analyse
-from pliant.elastify.calibration import Calibration, read_calibration
-from pliant.elastify.checkpoint import StoredTensor, check_values
+from pliant.elastify.calibration import Calibration
+from pliant.elastify.checkpoint import check_values
+from pliant.elastify.cluster import check_cluster, connect
 from pliant.elastify.export import write_gguf
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
 from pliant.elastify.precision import widen
 from pliant.elastify.progress import Track, untracked
-from pliant.elastify.quantization import block_length, check_quantization, stored_type
+from pliant.elastify.quantization import column_blocks
+from pliant.elastify.recovery.data import RecoveryData
+from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
+from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
-from pliant.elastify.source import (
-    Device,
-    Dtype,
-    SourceConfig,
-    choose_device,
-    load_model,
-    load_tokenizer,
-    read_config,
-    read_weights,
-)
+from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, load_model
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
     Verification,
@@ -44,25 +39,11 @@ from pliant.elastify.verify import (
     reorder_difference,
     sample_length,
 )
-from pliant.elastify.vocabulary import Vocabulary, read_vocabulary
 from pliant.elastify.work import WorkFolder
 
-WINDOWS = 32
-WINDOW_TOKENS = 256
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model folder that has passed every check that takes no time."""
-
-    folder: Path
-    config: SourceConfig
-    vocabulary: Vocabulary
-    tokenizer: Any
-    tensors: dict[str, StoredTensor]
 
 
 def elastify(
@@ -77,6 +58,8 @@ def elastify(
     window_tokens: int = WINDOW_TOKENS,
     dtype: Dtype = "f32",
     device: Device = "auto",
+    recovery: Recovery | None = None,
+    ray: str | None = None,
     report: Report = lambda line: None,
     track: Track = untracked,
 ) -> Bundle:
@@ -85,18 +68,21 @@ def elastify(
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
     `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
     of anchor layers (default: about a fifth). `dtype` is what is computed in; weights stay in
-    memory as they are stored, with the gradients of one layer. `report` gets one line per step,
-    `track` wraps what takes long; the bundle's provenance keeps the figures. Finished steps lie
-    in `.NAME.work` beside `out` until all are: a run that was ended goes on from there.
-    Deterministic on one machine.
+    memory as they are stored, with the gradients of one layer. With `recovery` every level below
+    the full model gets an adapter. `ray` is the address of a Ray cluster ("auto": this machine's)
+    that shares the long work. `report` gets one line per step, `track` wraps what takes long; the
+    bundle's provenance keeps the figures. Finished steps lie in `.NAME.work` beside `out` until
+    all are: a run that was ended goes on from there. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; there is no bundle then.
     """
     out = Path(out).absolute()
     source = check_source(Path(hf_dir), out, quantization)
+    check_cluster(ray)
     device_name = choose_device(device)
-    text = _read_text(source, Path(calibration), windows, window_tokens)
+    data = source.recovery_data(recovery) if recovery else None
+    text = source.calibration(Path(calibration), windows, window_tokens)
     layers = source.config.num_layers
     report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
     digests = check_values(source.folder, source.tensors, track)
@@ -105,7 +91,7 @@ def elastify(
     work = WorkFolder(out, {**provenance, **options})
 
     model = load_model(source.folder, dtype, device_name)
-    analysis = analyse(model, source.config, text, work, track)
+    analysis = analyse(model, source.config, text, work, track, ray)
     chosen = analysis.anchors(anchors)
     report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
 
@@ -116,8 +102,10 @@ def elastify(
     draft = _export(model, source, analysis, quantization, out.name, work, track)
     num_lines = check_tokens(draft, source.tokenizer, sample)
     report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-    choice = _levels(draft, chosen, targets, quantization)
+    rank = recovery.options.rank if recovery else 0
+    choice = _levels(draft, chosen, targets, quantization, rank)
     references = _references(model, choice.levels, analysis, sample, work, track)
+    adapted = _recover(model, draft, choice.levels, recovery, data, work, ray, report, track)
     del model
     gc.collect()
 
@@ -129,26 +117,10 @@ def elastify(
     provenance |= analysis.provenance(chosen)
     provenance |= {"quantization": quantization, "notes": list(choice.notes)}
     provenance |= {"verification": asdict(verification)}
-    bundle = write_bundle(out, draft, choice.levels, provenance)
+    provenance |= adapted.provenance
+    bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files)
     work.remove()
     return bundle
-
-
-def check_source(folder: Path, out: Path, quantization: str) -> Source:
-    """What can be refused early is: the work after it may take hours.
-
-    Reads no weights. Raises ElastifyError, or BundleError if `out` holds anything but a bundle.
-    """
-    check_quantization(quantization)
-    refuse_foreign(out)
-    config = read_config(folder)
-    vocabulary = read_vocabulary(folder, config.vocab_size)
-    return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
-
-
-def _read_text(source: Source, path: Path, windows: int, window_tokens: int) -> Calibration:
-    window_tokens = min(window_tokens, source.config.context_length)
-    return read_calibration(path, source.tokenizer, windows, window_tokens)
 
 
 def _reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
@@ -181,20 +153,16 @@ def _export(
 
 
 def _levels(
-    model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
+    model_gguf: Path,
+    anchors: Sequence[int],
+    targets: Sequence[float],
+    quantization: str,
+    lora_rank: int,
 ) -> LevelChoice:
     architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
     block, ff_block = column_blocks(architecture, quantization)
-    return choose_levels(architecture, anchors, targets=targets, block=block, ff_block=ff_block)
-
-
-def column_blocks(architecture: Architecture, quantization: str) -> tuple[int, int]:
-    """Columns that are stored together in the matrices that attention and MLP end with."""
-    type_ = check_quantization(quantization)
-    columns = architecture.num_heads * architecture.head_dim
-    return (
-        block_length(stored_type(type_, columns)),
-        block_length(stored_type(type_, architecture.ff)),
+    return choose_levels(
+        architecture, anchors, targets=targets, block=block, ff_block=ff_block, lora_rank=lora_rank
     )
 
 
@@ -218,6 +186,37 @@ def _references(
         for level in track(levels, "reference logits", len(levels))
     }
     return lambda level: np.load(paths[level.ratio], allow_pickle=False)
+
+
+def _recover(
+    model: Any,
+    model_gguf: Path,
+    levels: Sequence[Level],
+    recovery: Recovery | None,
+    data: RecoveryData | None,
+    work: WorkFolder,
+    ray: str | None,
+    report: Report,
+    track: Track,
+) -> AdaptedLevels:
+    """The levels with their adapters, whose files and checkpoints lie in the work folder."""
+    if recovery is None or data is None:
+        return AdaptedLevels(tuple(levels), {}, {})
+    adapt = partial(
+        adapt_levels,
+        model,
+        Architecture.from_gguf(GgufFile.open(model_gguf)),
+        levels,
+        data,
+        recovery.options,
+        work.path,
+        report=report,
+        track=track,
+    )
+    if ray is None:
+        return adapt()
+    with connect(ray) as cluster:
+        return adapt(train=cluster.recover_levels)
 
 
 def _provenance(config: SourceConfig, digests: dict[str, str], text: Calibration) -> dict[str, Any]:

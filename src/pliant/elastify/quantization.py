@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from gguf import GGMLQuantizationType as QuantType
 
+from pliant.bundle import Architecture
 from pliant.errors import ElastifyError
 from pliant.ggml.quantize import quantize
 from pliant.ggml.types import GgmlType
@@ -127,3 +128,13 @@ def _floored(importance: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float
         importance, np.float32(_LEAST_IMPORTANCE * importance.mean())
     )
     return floored
+
+
+def column_blocks(architecture: Architecture, quantization: str) -> tuple[int, int]:
+    """Columns that are stored together in the matrices that attention and MLP end with."""
+    type_ = check_quantization(quantization)
+    columns = architecture.num_heads * architecture.head_dim
+    return (
+        block_length(stored_type(type_, columns)),
+        block_length(stored_type(type_, architecture.ff)),
+    )

@@ -1,0 +1,159 @@
+"""The offline work on a Ray cluster (needs the `ray` extra): the same results, side by side.
+
+The model travels through Ray's object store; each running task has a copy of it. pliant must be
+installed on every node.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pliant.bundle.plan import Level
+from pliant.elastify.importance import taylor_scores
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.recovery.data import RecoveryData
+from pliant.elastify.recovery.options import RecoveryOptions
+from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
+from pliant.elastify.source import SourceConfig
+from pliant.elastify.units import UnitScores
+from pliant.errors import ElastifyError, MissingExtraError, PliantError
+
+Score = Callable[[Any, SourceConfig, Sequence[torch.Tensor]], UnitScores]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection. Every task takes `threads` CPUs of a node; `num_tasks` run at a time.
+
+    With as many threads here, results equal those of the same work done here bit for bit.
+    """
+
+    threads: int
+    num_tasks: int
+
+    def scores(
+        self,
+        model: Any,
+        config: SourceConfig,
+        batches: Sequence[torch.Tensor],
+        track: Track = untracked,
+        score: Score = taylor_scores,
+    ) -> UnitScores:
+        """`score` over all windows: shards of them run on the cluster, and their values are added
+        in the windows' order."""
+        windows = torch.split(torch.cat(list(batches)), 1)
+        per_shard = -(-len(windows) // self.num_tasks)
+        shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
+        tasks = [(score, config, shard) for shard in shards]
+        done = track(self._run(_scores, model, tasks), "importance of units", len(tasks))
+        first: UnitScores
+        first, *others = [one for found in done for one in found]
+        for other in others:
+            first.heads[:] += other.heads
+            first.neurons[:] += other.neurons
+        return first
+
+    def recover_levels(
+        self,
+        model: Any,
+        levels: Sequence[Level],
+        data: RecoveryData,
+        options: RecoveryOptions,
+        *,
+        checkpoints: Path | None = None,
+        track: Track = untracked,
+    ) -> tuple[RecoveredLevel, ...]:
+        """`recovery.recover.recover_levels`, one task per level.
+
+        A task finds its checkpoint again where nodes share the folder, or it runs on the same one.
+        """
+        import ray
+
+        shared = ray.put(data)
+        tasks = [(level, shared, options, checkpoints) for level in levels]
+        return tuple(track(self._run(_recover, model, tasks), "recovery", len(tasks)))
+
+    def _run(
+        self, task: Callable[..., Any], model: Any, arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[Any]:
+        """Results in the order of `arguments`, each as soon as it and those before it are there."""
+        import ray
+
+        remote = ray.remote(task).options(num_cpus=self.threads)
+        shared = ray.put(model)
+        pending = [remote.remote(self.threads, shared, *each) for each in arguments]
+        try:
+            for reference in pending:
+                yield ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PliantError):
+                raise error.cause from error
+            raise ElastifyError(f"a task on the Ray cluster failed: {error.cause!r}") from error
+        except ray.exceptions.RayError as error:
+            raise ElastifyError(f"the Ray cluster failed: {error}") from error
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Cluster]:
+    """Connects to the Ray cluster at `address` (host:port), or with "auto" to this machine's.
+
+    Raises MissingExtraError without ray, and ElastifyError if there is no cluster.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a cluster needs ray: pip install 'pliant[ray]'") from error
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ElastifyError(
+            f"no Ray cluster answers at {address!r}: start one with `ray start --head` ({error})"
+        ) from error
+    try:
+        yield _cluster(ray.nodes())
+    finally:
+        ray.shutdown()
+
+
+def check_cluster(address: str | None) -> None:
+    """Connects and leaves, so that a wrong address is found before hours of work."""
+    if address is not None:
+        with connect(address):
+            pass
+
+
+def _cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    cpus = [count for count in cpus if count > 0]
+    if not cpus:
+        raise ElastifyError("the Ray cluster has no CPUs to work on")
+    threads = min(torch.get_num_threads(), *cpus)
+    return Cluster(threads, sum(count // threads for count in cpus))
+
+
+def _scores(
+    threads: int, model: Any, score: Score, config: SourceConfig, windows: Sequence[torch.Tensor]
+) -> list[UnitScores]:
+    """Per window: their sum depends on its order, so it is taken in one place."""
+    torch.set_num_threads(threads)
+    return [score(model, config, [window]) for window in windows]
+
+
+def _recover(
+    threads: int,
+    model: Any,
+    level: Level,
+    data: RecoveryData,
+    options: RecoveryOptions,
+    checkpoints: Path | None,
+) -> RecoveredLevel:
+    torch.set_num_threads(threads)
+    (result,) = recover_levels(model, [level], data, options, checkpoints=checkpoints)
+    return result

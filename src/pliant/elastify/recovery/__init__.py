@@ -1,0 +1,1 @@
+"""Recovery: what a sub-model lost by being cut, a LoRA per level brings back."""

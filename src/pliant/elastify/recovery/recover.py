@@ -1,0 +1,118 @@
+"""Trains a LoRA for every level below the full model, on the sub-model as it will run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pliant.bundle.plan import Level
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.recovery.adapted import Factors, factors_of
+from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
+from pliant.elastify.recovery.checkpoint import training_fingerprint, weights_sha256
+from pliant.elastify.recovery.data import RecoveryData
+from pliant.elastify.recovery.losses import mean_lm_loss, scored_logits
+from pliant.elastify.recovery.options import RecoveryOptions
+from pliant.elastify.recovery.trainee import Trainee
+from pliant.elastify.submodel import slice_model
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveredLevel:
+    """What was learned for one level.
+
+    Losses are weighted means of -log p(next token) on the held-out examples, of the sub-model
+    alone and with its adapter; `training_losses` has one value per step, in the training's own
+    measure.
+    """
+
+    ratio: float
+    factors: Factors
+    bare_loss: float
+    recovered_loss: float
+    training_losses: tuple[float, ...]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the adapter lowers the loss on data it was not trained on."""
+        return self.recovered_loss < self.bare_loss
+
+    def gap_closed(self, full_loss: float) -> float:
+        """Share of the loss that the level has over the full model which the adapter takes away.
+
+        0 where there is no such gap.
+        """
+        gap = self.bare_loss - full_loss
+        return (self.bare_loss - self.recovered_loss) / gap if gap > 0 else 0.0
+
+
+def recover_levels(
+    model: Any,
+    levels: Sequence[Level],
+    data: RecoveryData,
+    options: RecoveryOptions,
+    *,
+    checkpoints: Path | None = None,
+    track: Track = untracked,
+) -> tuple[RecoveredLevel, ...]:
+    """Trains `levels` (none of them the full model) side by side, batch by batch.
+
+    `model` is the reordered transformers model: it is the teacher, and its weights are those of
+    every sub-model, so there is one set in memory. The teacher runs once per batch for all
+    levels. With `checkpoints`, a folder, a run that was cut short goes on where it was and ends
+    with the same factors.
+    """
+    weights, trainees = weights_sha256(model), []
+    for level in levels:
+        fingerprint = training_fingerprint(weights, level.plan, options, data.sha256)
+        checkpoint = checkpoints and checkpoints / f"level-{level.ratio:g}.safetensors"
+        trainees.append(Trainee(model, level, options, checkpoint, fingerprint))
+    _train(model, trainees, data, options, track)
+    measured = track(trainees, "held-out loss", len(trainees))
+    return tuple(_recovered(model, trainee, data, options) for trainee in measured)
+
+
+def _train(
+    model: Any,
+    trainees: Sequence[Trainee],
+    data: RecoveryData,
+    options: RecoveryOptions,
+    track: Track,
+) -> None:
+    lengths = [len(example.tokens) for example in data.training]
+    schedule = batch_schedule(lengths, options.batch_tokens, options.seed, options.steps)
+    first = min((trainee.step for trainee in trainees), default=options.steps)
+    saved = time.monotonic()
+    for step in track(range(first, options.steps), "recovery", options.steps - first):
+        batch = collate([data.training[index] for index in schedule[step]])
+        teacher_logits = None
+        if options.loss == "distill":
+            with torch.no_grad():
+                teacher_logits = scored_logits(model, batch, options.dtype)
+        for trainee in trainees:
+            if trainee.step == step:
+                trainee.update(batch, teacher_logits)
+        if step + 1 == options.steps or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            for trainee in trainees:
+                trainee.save()
+            saved = time.monotonic()
+
+
+def _recovered(
+    model: Any, trainee: Trainee, data: RecoveryData, options: RecoveryOptions
+) -> RecoveredLevel:
+    held_out = batches_of(data.held_out, options.batch_tokens)
+    return RecoveredLevel(
+        ratio=trainee.level.ratio,
+        factors=factors_of(trainee.model),
+        bare_loss=mean_lm_loss(slice_model(model, trainee.level.plan), held_out),
+        recovered_loss=mean_lm_loss(trainee.model, held_out),
+        training_losses=tuple(trainee.losses),
+    )
