@@ -1,14 +1,17 @@
-"""Does it matter which units come first? Perplexity and accuracy by order and level.
+"""Which units first, and which widths where? Perplexity and accuracy by importance and plan.
 
-Takes a Hugging Face Llama-type folder, reorders its units by importance, by magnitude, at
-random and not at all, cuts the same plans out of each, and runs the stand-alone sub-models in
-transformers, float32. Answers are scored by the mean log-probability of each choice.
+Takes a Hugging Face Llama-type folder, orders its units by each estimate of importance, by
+magnitude and at random, gives the levels uniform and global plans, and runs the stand-alone
+sub-models in transformers, float32. Answers are scored by the mean log-probability of each
+choice.
 
-    python benchmarks/reordering.py [HF_DIR --calibration FILE --eval FILE.jsonl] [--text FILE]
+    python benchmarks/plans.py [HF_DIR --calibration FILE --eval FILE.jsonl] [--text FILE]
+    python benchmarks/plans.py --train-plain MINUTES
 
 Without a folder it takes the built-in model and its held-out requests. That model is shipped in
-the order of importance, and trained so that quality falls with the width: its natural order is
-no stranger to either.
+the order of importance, and trained so that quality falls with the width: widths that are the
+same everywhere are what it was trained for. `--train-plain` trains a model without either first
+(`_plain.py`) and takes that.
 
 Rows of the evaluation file: `messages` (role, content), `choices`, `answer_index`. Without
 --text, perplexity is measured on the prompts with their right answers.
@@ -17,147 +20,182 @@ Rows of the evaluation file: `messages` (role, content), `choices`, `answer_inde
 from __future__ import annotations
 
 import copy
-import json
-import math
-import random
 import sys
 import tempfile
-from argparse import Namespace
+import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
+from _plain import train_plain
 from _pocket import write_folder, write_requests
+from _questions import Material, read_material, scores
 from _report import Report, parser
 from pliant.bundle import Architecture, Level
+from pliant.elastify.allocation import allocate_levels
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
-from pliant.elastify.calibration import Calibration, mean_loss, read_calibration, token_windows
+from pliant.elastify.calibration import read_calibration
 from pliant.elastify.importance import (
+    IMPORTANCES,
+    importance_scores,
     magnitude_scores,
-    natural_order,
     order_by,
     random_order,
-    taylor_scores,
 )
 from pliant.elastify.levels import choose_levels
-from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS
+from pliant.elastify.pipeline import DEFAULT_IMPORTANCE, WINDOW_TOKENS, WINDOWS
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import slice_model
 from pliant.elastify.units import UnitOrder
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
+QUICK_RATIOS = (0.3, 0.5)
 RANDOM_SEEDS = 3
 QUICK_RANDOM_SEEDS = 1
-QUICK_QUESTIONS = 18
-QUICK_WINDOWS = 16
+QUICK_WINDOWS = 8
 
 
 @dataclass(frozen=True)
-class Question:
-    """Token ids: int64 [prompt] and one [choice] each."""
+class Setup:
+    """What every row shares; `ratios` are the levels that are measured."""
 
-    prompt: torch.Tensor
-    choices: tuple[torch.Tensor, ...]
-    answer_index: int
+    model: Any
+    config: SourceConfig
+    calibration: tuple[torch.Tensor, ...]
+    material: Material
+    ratios: tuple[float, ...]
+    targets: tuple[float, ...]
 
-    @property
-    def answered(self) -> list[int]:
-        return torch.cat([self.prompt, self.choices[self.answer_index]]).tolist()
+    def uniform_levels(self, _: Any) -> Sequence[Level]:
+        losses = losses_without_layers(self.model, self.calibration)
+        anchors = choose_anchors(losses, default_anchor_count(self.config.num_layers))
+        return choose_levels(architecture(self.config), anchors, targets=self.targets).levels
 
-
-@dataclass(frozen=True)
-class Material:
-    questions: tuple[Question, ...]
-    text: tuple[torch.Tensor, ...]
+    def global_levels(self, reordered: Any) -> Sequence[Level]:
+        return allocate_levels(
+            reordered, self.config, architecture(self.config), self.calibration,
+            targets=self.targets,
+        ).levels  # fmt: skip
 
 
 def main() -> None:
-    options = parser("Compare orders of units at the levels 0.3 to 0.7.")
-    options.add_argument("model", type=Path, nargs="?", help="Hugging Face folder")
-    options.add_argument("--calibration", type=Path, help="text for the importance")
-    options.add_argument("--eval", type=Path, help="JSON lines with choices")
-    options.add_argument("--text", type=Path, help="other text, for perplexity")
-    options.add_argument("--questions", type=int, default=180, help="how many of the rows")
-    options.add_argument("--threads", type=int, default=2)
-    args = options.parse_args()
-    if (args.model is None) != (args.calibration is None) or (
-        (args.model is None) != (args.eval is None)
-    ):
-        options.error("a model needs --calibration and --eval, and they need a model")
+    args = options().parse_args()
     torch.set_num_threads(args.threads)
-    report = Report("reordering", seed=args.seed, quick=args.quick)
+    report = Report("plans", seed=args.seed, quick=args.quick)
     with tempfile.TemporaryDirectory() as scratch:
         if args.model is None:
             args.model = Path(scratch)
-            write_folder(args.model)
-            args.calibration, args.eval = write_requests(
-                args.model, args.questions // 6 + 1, args.seed
-            )
-        measure(args, report)
+            if args.train_plain is None:
+                write_folder(args.model)
+            else:
+                train_plain(args.model, args.train_plain, args.seed)
+            per_app = args.questions // 6 + 1
+            args.calibration, args.eval = write_requests(args.model, per_app, args.seed)
+        measure(setup(args), report, args)
     claim(report)
     report.finish(args.json)
 
 
-def measure(args: Namespace, report: Report) -> None:
-    """One row for each order and level."""
-    tokenizer, model = load_tokenizer(args.model), load_model(args.model)
-    config = read_config(args.model)
-    windows = QUICK_WINDOWS if args.quick else WINDOWS
-    calibration = read_calibration(args.calibration, tokenizer, windows, WINDOW_TOKENS)
-    material = read_material(args, tokenizer, windows)
-    levels = pick_levels(model, config, calibration)
+def options() -> ArgumentParser:
+    found = parser("Compare importance and plans at the levels 0.3 to 0.7.")
+    found.add_argument("model", type=Path, nargs="?", help="Hugging Face folder")
+    found.add_argument("--calibration", type=Path, help="text for importance and plans")
+    found.add_argument("--eval", type=Path, help="JSON lines with choices")
+    found.add_argument("--text", type=Path, help="other text, for perplexity")
+    found.add_argument("--train-plain", type=float, metavar="MINUTES", help="train a model first")
+    found.add_argument("--questions", type=int, default=180, help="how many of the rows")
+    found.add_argument("--windows", type=int, default=WINDOWS, help="of calibration text")
+    found.add_argument("--importance", nargs="+", help="only these orders")
+    found.add_argument("--threads", type=int, default=2)
+    return found
+
+
+def setup(args: Namespace) -> Setup:
+    if args.calibration is None or args.eval is None:
+        sys.exit("a model needs --calibration and --eval")
+    tokenizer = load_tokenizer(args.model)
+    windows = min(args.windows, QUICK_WINDOWS) if args.quick else args.windows
+    ratios = QUICK_RATIOS if args.quick else RATIOS
+    return Setup(
+        model=load_model(args.model).requires_grad_(False),
+        config=read_config(args.model),
+        calibration=read_calibration(args.calibration, tokenizer, windows, WINDOW_TOKENS).batches,
+        material=read_material(args, tokenizer, windows),
+        ratios=ratios,
+        targets=tuple(sorted({*ratios, *((0.9, 0.8) if not args.quick else ())})),
+    )
+
+
+def measure(run: Setup, report: Report, args: Namespace) -> None:
+    """One row for each importance, plan and level."""
+    report.row(importance="(whole model)", plan="", level=1.0, cost=1.0,
+               **scores(run.model, run.material))  # fmt: skip
     seeds = QUICK_RANDOM_SEEDS if args.quick else RANDOM_SEEDS
-    report.row(order="(whole model)", level=1.0, cost=1.0, **scores(model, material))
-    for name, order in orders(model, config, calibration, args.seed, seeds):
-        reordered = copy.deepcopy(model)
-        reorder_model(reordered, config, order)
-        for level in levels:
-            small = slice_model(reordered, level.plan)
-            columns = {"order": name, "level": level.ratio, "cost": level.cost}
-            report.row(**columns, **scores(small, material))
-        print(f"measured order: {name}", file=sys.stderr)
-
-
-def claim(report: Report) -> None:
-    """Importance against random (mean of its seeds) and magnitude, at each level."""
-    rows = sorted(report.results, key=lambda row: row["level"])
-    for level, group in groupby(rows, key=lambda row: row["level"]):
-        by_order = list(group)
-        ours = _mean_of(by_order, "importance")
-        for other in ("random", "magnitude"):
-            theirs = _mean_of(by_order, other)
-            if ours is None or theirs is None:
-                continue
-            name = f"importance against {other} at level {level:g}"
-            ratio = theirs["perplexity"] / ours["perplexity"]
-            report.at_least(f"{name}: perplexity ratio", 1.0, ratio)
-            points = 100 * (ours["accuracy"] - theirs["accuracy"])
-            report.at_least(f"{name}: accuracy, points", 0.0, points)
+    uniform = run.uniform_levels(run.model)
+    for name, order in orders(run, args.seed, seeds, args.importance):
+        reordered = copy.deepcopy(run.model)
+        reorder_model(reordered, run.config, order)
+        plans = {"uniform": lambda _: uniform, "global": run.global_levels}
+        for plan, levels_of in plans.items():
+            started = time.monotonic()
+            levels = levels_of(reordered)
+            seconds = time.monotonic() - started
+            for level in levels:
+                if level.ratio in run.ratios:
+                    measured = scores(slice_model(reordered, level.plan), run.material)
+                    columns = {"importance": name, "plan": plan, "level": level.ratio}
+                    report.row(**columns, cost=level.cost, **measured)
+            print(f"{name}, {plan} plans: found in {seconds:.0f} s", file=sys.stderr)
 
 
 def orders(
-    model: Any, config: SourceConfig, calibration: Calibration, seed: int, num_random: int
+    run: Setup, seed: int, num_random: int, wanted: Sequence[str] | None
 ) -> Iterator[tuple[str, UnitOrder]]:
-    yield "importance", order_by(taylor_scores(model, config, calibration.batches))
-    yield "magnitude", order_by(magnitude_scores(model, config))
-    yield "natural", natural_order(config)
+    """Every order by its name; those not in `wanted` are not computed."""
+    makers = {name: partial(_by_importance, run, name) for name in IMPORTANCES}
+    makers["magnitude"] = lambda: order_by(magnitude_scores(run.model, run.config))
     for index in range(num_random):
-        yield f"random {index}", random_order(config, seed + index)
+        makers[f"random {index}"] = partial(random_order, run.config, seed + index)
+    for name, make in makers.items():
+        if wanted is None or _kind(name) in wanted:
+            yield name, make()
 
 
-def pick_levels(model: Any, config: SourceConfig, calibration: Calibration) -> list[Level]:
-    """The levels that `pliant elastify` would choose, between 0.3 and 0.7."""
-    losses = losses_without_layers(model, calibration.batches)
-    anchors = choose_anchors(losses, default_anchor_count(config.num_layers))
-    levels = choose_levels(architecture(config), anchors).levels
-    return [level for level in levels if RATIOS[0] <= level.ratio <= RATIOS[-1]]
+def _by_importance(run: Setup, name: str) -> UnitOrder:
+    return order_by(importance_scores(name, run.model, run.config, run.calibration))
+
+
+def claim(report: Report) -> None:
+    """The default importance against the baselines, and global plans against uniform ones."""
+    for level in sorted({row["level"] for row in report.results} - {1.0}):
+        ours = _mean_of(report, DEFAULT_IMPORTANCE, "uniform", level)
+        for other in ("random", "magnitude"):
+            theirs = _mean_of(report, other, "uniform", level)
+            _compare(report, f"{DEFAULT_IMPORTANCE} against {other}", level, ours, theirs)
+        best = _mean_of(report, DEFAULT_IMPORTANCE, "global", level)
+        _compare(report, "global against uniform plans", level, best, ours)
+
+
+def _compare(
+    report: Report,
+    what: str,
+    level: float,
+    ours: dict[str, float] | None,
+    theirs: dict[str, float] | None,
+) -> None:
+    if ours is None or theirs is None:
+        return
+    name = f"{what} at level {level:g}"
+    ratio = theirs["perplexity"] / ours["perplexity"]
+    report.at_least(f"{name}: perplexity ratio", 1.0, ratio)
+    report.at_least(f"{name}: accuracy, points", 0.0, 100 * (ours["accuracy"] - theirs["accuracy"]))
 
 
 def architecture(config: SourceConfig) -> Architecture:
@@ -183,61 +221,20 @@ def architecture(config: SourceConfig) -> Architecture:
     )
 
 
-def read_material(args: Namespace, tokenizer: Any, windows: int) -> Material:
-    rows = [json.loads(line) for line in args.eval.read_text("utf-8").splitlines()]
-    random.Random(args.seed).shuffle(rows)
-    count = QUICK_QUESTIONS if args.quick else args.questions
-    questions = tuple(_question(row, tokenizer) for row in rows[:count])
-    if args.text is not None:
-        text = read_calibration(args.text, tokenizer, windows, WINDOW_TOKENS).batches
-    else:
-        tokens = [token for question in questions for token in question.answered]
-        text = token_windows(tokens, windows, WINDOW_TOKENS)
-    return Material(questions, text)
-
-
-def scores(model: Any, material: Material) -> dict[str, float]:
-    right = mean(is_right(model, question) for question in material.questions)
-    return {"perplexity": math.exp(mean_loss(model, material.text)), "accuracy": right}
-
-
-@torch.no_grad()
-def is_right(model: Any, question: Question) -> bool:
-    """Whether the right choice has the highest mean log-probability; the prompt runs once."""
-    cache = DynamicCache()
-    prompt = model(input_ids=question.prompt[None], past_key_values=cache, logits_to_keep=1)
-    first = torch.log_softmax(prompt.logits[0, -1], dim=-1)
-    cache.batch_repeat_interleave(len(question.choices))
-    padded = torch.nn.utils.rnn.pad_sequence(question.choices, batch_first=True)
-    logits = model(input_ids=padded, past_key_values=cache).logits
-    logs = torch.log_softmax(logits, dim=-1)
-    values = []
-    for row, choice in zip(logs, question.choices, strict=True):
-        later = row[: len(choice) - 1].gather(1, choice[1:, None])
-        values.append(float(first[choice[0]] + later.sum()) / len(choice))
-    return max(range(len(values)), key=values.__getitem__) == question.answer_index
-
-
-def _question(row: dict[str, Any], tokenizer: Any) -> Question:
-    prompt = tokenizer.apply_chat_template(
-        row["messages"], add_generation_prompt=True, tokenize=False
-    )
-    return Question(
-        prompt=_tokens(tokenizer, prompt),
-        choices=tuple(_tokens(tokenizer, choice) for choice in row["choices"]),
-        answer_index=row["answer_index"],
-    )
-
-
-def _tokens(tokenizer: Any, text: str) -> torch.Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _mean_of(rows: Sequence[dict[str, Any]], order: str) -> dict[str, float] | None:
-    found = [row for row in rows if row["order"].partition(" ")[0] == order]
+def _mean_of(report: Report, importance: str, plan: str, level: float) -> dict[str, float] | None:
+    """Over the seeds of a random order."""
+    found = [
+        row
+        for row in report.results
+        if (_kind(row["importance"]), row["plan"], row["level"]) == (importance, plan, level)
+    ]
     if not found:
         return None
     return {name: mean(row[name] for row in found) for name in ("perplexity", "accuracy")}
+
+
+def _kind(importance: str) -> str:
+    return importance.partition(" ")[0]
 
 
 if __name__ == "__main__":

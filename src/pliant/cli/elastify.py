@@ -19,9 +19,26 @@ def elastify(
     quantization: Annotated[
         str | None, typer.Option(help="F16, Q8_0 or Q4_0.", show_default="Q8_0")
     ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            help="What orders a layer's units: activation, taylor or fisher.",
+            show_default="activation",
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            help="Widths of layers: uniform, global (by what the loss pays), or the best of both.",
+            show_default="best",
+        ),
+    ] = None,
     anchors: Annotated[
         int | None,
-        typer.Option(help="Layers that stay wider than the others.", show_default="about a fifth"),
+        typer.Option(
+            help="Layers that uniform plans keep wider than the others.",
+            show_default="about a fifth",
+        ),
     ] = None,
     windows: Annotated[
         int | None, typer.Option(help="Pieces of the text that are used.", show_default="64")
@@ -39,6 +56,8 @@ def elastify(
 
     given: dict[str, Any] = {
         "quantization": quantization,
+        "importance": importance,
+        "plan": plan,
         "anchors": anchors,
         "windows": windows,
         "window_tokens": window_tokens,

@@ -57,18 +57,45 @@ def choose_levels(
     decimals). `block` is the weight type's block length: attention widths are whole blocks.
     """
     search = _Search(architecture, frozenset(anchors), block)
+    return nested_levels(architecture, targets, search.largest, search.smallest)
+
+
+def nested_levels(
+    architecture: Architecture,
+    targets: Sequence[float],
+    largest: Callable[[Plan, float], Plan | None],
+    smallest: Callable[[Plan], Plan],
+) -> LevelChoice:
+    """Levels from the largest target down, each inside the one above it.
+
+    `largest(ceiling, target)` is a plan inside `ceiling` that costs at most `target`, or None if
+    there is none; then `smallest(ceiling)` becomes the last level under its own cost (rounded up
+    to 2 decimals).
+    """
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
     for target in sorted(set(targets), reverse=True):
-        plan = search.largest(levels[-1].plan, target)
+        plan = largest(levels[-1].plan, target)
         if plan is None:
-            notes += search.add_floor(levels, target)
+            floor = smallest(levels[-1].plan)
+            notes += _add_floor(levels, floor, cost_ratio(architecture, floor), target)
             break
         if plan == levels[-1].plan:
             dropped = levels.pop()
             notes.append(f"level {dropped.ratio:g} left out: it would equal level {target:g}")
-        levels.append(Level(target, plan, search.cost(plan)))
+        levels.append(Level(target, plan, cost_ratio(architecture, plan)))
     return LevelChoice(tuple(reversed(levels)), tuple(notes))
+
+
+def _add_floor(levels: list[Level], plan: Plan, cost: float, target: float) -> list[str]:
+    """Appends the smallest plan unless it is there already; returns what to tell the user."""
+    ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
+    if ratio < levels[-1].ratio and plan != levels[-1].plan:
+        levels.append(Level(ratio, plan, cost))
+    return [
+        f"levels up to {target:g} cannot be reached: the smallest plan costs {cost:.3f} of "
+        "the full model (output head included)"
+    ]
 
 
 class _Search:
@@ -99,17 +126,8 @@ class _Search:
                 return self._with_wider_anchors(best.plan, ceiling, target)
         return None
 
-    def add_floor(self, levels: list[Level], target: float) -> list[str]:
-        """Appends the smallest plan unless it is there already; returns what to tell the user."""
-        plan = self._narrowed(levels[-1].plan, 1, self._kv_widths[0], self._ff_widths[0])
-        cost = self.cost(plan)
-        ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
-        if ratio < levels[-1].ratio and plan != levels[-1].plan:
-            levels.append(Level(ratio, plan, cost))
-        return [
-            f"levels up to {target:g} cannot be reached: the smallest plan costs {cost:.3f} of "
-            "the full model (output head included)"
-        ]
+    def smallest(self, ceiling: Plan) -> Plan:
+        return self._narrowed(ceiling, 1, self._kv_widths[0], self._ff_widths[0])
 
     def _candidates(self, ceiling: Plan, advantage: int, target: float) -> Iterator[_Candidate]:
         """For each attention width the widest MLP that meets the target."""

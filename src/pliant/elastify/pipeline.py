@@ -17,8 +17,9 @@ from pliant.bundle.write import refuse_foreign
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import Calibration, mean_loss, read_calibration
 from pliant.elastify.export import QUANTIZATIONS, write_gguf
-from pliant.elastify.importance import order_by, taylor_scores
-from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.importance import check_importance, importance_scores, order_by
+from pliant.elastify.levels import TARGET_RATIOS
+from pliant.elastify.plans import check_plan_kind, choose_plans
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import logits
@@ -32,6 +33,7 @@ from pliant.elastify.verify import (
 from pliant.elastify.vocabulary import Vocabulary, read_vocabulary
 from pliant.errors import BundleError, ElastifyError
 
+DEFAULT_IMPORTANCE = "activation"
 WINDOWS = 64
 WINDOW_TOKENS = 256
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
@@ -52,6 +54,8 @@ def elastify(
     *,
     calibration: str | Path,
     quantization: str = "Q8_0",
+    importance: str = DEFAULT_IMPORTANCE,
+    plan: str = "best",
     anchors: int | None = None,
     targets: Sequence[float] = TARGET_RATIOS,
     windows: int = WINDOWS,
@@ -61,8 +65,10 @@ def elastify(
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
-    `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
-    of anchor layers (default: about a fifth). `report` gets one line per step; the bundle's
+    `windows` pieces of `window_tokens` tokens are taken from all over it. `importance` orders the
+    units of a layer (`importance.IMPORTANCES`); `plan` says how widths are shared out among layers
+    (`plans.PLAN_KINDS`). `anchors` is the number of anchor layers of uniform plans (default: about
+    a fifth). `report` gets one line per step; the bundle's
     provenance keeps the figures. Works in float32 and keeps model and gradients in memory:
     8 bytes per parameter. Deterministic on one machine.
 
@@ -70,6 +76,8 @@ def elastify(
     BundleError if `out` cannot be written; nothing is written then.
     """
     source, out = Path(hf_dir), Path(out).absolute()
+    check_importance(importance)
+    check_plan_kind(plan)
     config, vocabulary = _check(source, out, quantization)
     tokenizer = load_tokenizer(source)
     window_tokens = min(window_tokens, config.context_length)
@@ -81,7 +89,8 @@ def elastify(
 
     sample = text.batches[0][0][:SAMPLE_TOKENS]
     before = logits(model, sample[None])
-    reorder_model(model, config, order_by(taylor_scores(model, config, text.batches)))
+    scores = importance_scores(importance, model, config, text.batches)
+    reorder_model(model, config, order_by(scores))
     difference = reorder_difference(before, logits(model, sample[None]))
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
@@ -90,13 +99,21 @@ def elastify(
         write_gguf(model, vocabulary, draft, quantization, out.name)
         num_lines = check_tokens(draft, tokenizer, sample)
         report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-        choice = _levels(draft, analysis.anchors, targets, quantization)
+        architecture = Architecture.from_gguf(GgufFile.open(draft))
+        block, _ = gguf.GGML_QUANT_SIZES[QUANTIZATIONS[quantization]]
+        plans = choose_plans(
+            model, config, architecture, text.batches, analysis.anchors,
+            kind=plan, targets=targets, block=block,
+        )  # fmt: skip
+        choice = plans.choice
         checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
         verification = Verification(len(sample), difference, checks)
-        for line in (*choice.notes, *verification.lines()):
+        for line in (*plans.lines(), *choice.notes, *verification.lines()):
             report(line)
         provenance = _provenance(source, config, text, analysis)
         provenance |= {
+            "importance": importance,
+            "plans": plans.provenance(),
             "quantization": quantization,
             "notes": list(choice.notes),
             "verification": asdict(verification),
@@ -133,14 +150,6 @@ def _analyse(model: Any, config: SourceConfig, text: Calibration, anchors: int |
     )
 
 
-def _levels(
-    model_gguf: Path, anchors: Sequence[int], targets: Sequence[float], quantization: str
-) -> LevelChoice:
-    architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
-    block, _ = gguf.GGML_QUANT_SIZES[QUANTIZATIONS[quantization]]
-    return choose_levels(architecture, anchors, targets=targets, block=block)
-
-
 def _provenance(
     source: Path, config: SourceConfig, text: Calibration, analysis: _Analysis
 ) -> dict[str, Any]:
@@ -148,7 +157,6 @@ def _provenance(
     return {
         "source": asdict(config),
         "source_sha256": {path.name: _sha256(path) for path in files},
-        "importance": "first-order Taylor: sum of |gradient x weight| per unit and window",
         "calibration": {
             "sha256": text.sha256,
             "tokens": text.num_tokens,
