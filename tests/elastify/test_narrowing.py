@@ -35,7 +35,7 @@ def random_values(architecture: Architecture, seed: int) -> UnitScores:
 @settings(deadline=None, max_examples=60)
 @given(
     architecture=architectures(),
-    block=st.sampled_from([1, 32]),
+    block=st.sampled_from([1, 32, 256]),
     target=st.floats(0.1, 0.99),
     seed=st.integers(0, 99),
 )
@@ -61,9 +61,11 @@ def test_every_step_runs_fits_and_comes_below_its_target(
 
 
 def check_runs(architecture: Architecture, layer: LayerPlan, block: int) -> None:
-    """The engine's rule: products with o take columns from a block's start in whole blocks."""
+    """The engine's rule: products with o and down take whole blocks of columns, from a block's
+    start."""
     group = architecture.heads_per_kv * architecture.head_dim
     assert layer.kv_heads >= 1 and layer.ff >= 1
+    assert layer.ff % block == 0 or layer.ff == architecture.ff
     if layer.heads_per_kv == architecture.heads_per_kv:
         columns = layer.kv_heads * group
         assert columns % block == 0 or layer.kv_heads == architecture.num_kv_heads

@@ -135,8 +135,8 @@ class Narrowing:
         )
 
     def _ff_steps(self) -> list[int]:
-        full = self._architecture.ff
-        return [*range(FF_STEP, full, FF_STEP), full]
+        full, step = self._architecture.ff, math.lcm(FF_STEP, self._block)
+        return [*range(step, full, step), full]
 
     def _ff_widths(self, low: int, below: int) -> list[int]:
         return [ff for ff in self._ff_steps() if low <= ff < below]

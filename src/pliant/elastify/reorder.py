@@ -41,9 +41,10 @@ def reorder_model(model: Any, config: SourceConfig, order: UnitOrder) -> None:
 def _permutation(projection: Projection, layer: int, order: UnitOrder) -> npt.NDArray[np.int64]:
     """The old place of each of the projection's units, at its finest: neurons, KV heads, or
     query heads inside their groups."""
+    neurons: npt.NDArray[np.int64] = order.neurons[layer]
+    groups: npt.NDArray[np.int64] = order.heads[layer]
     if projection.kind == "neurons":
-        return order.neurons[layer]
-    groups = order.heads[layer]
+        return neurons
     if not projection.has_queries:
         return groups
     queries = order.queries[layer][groups]
