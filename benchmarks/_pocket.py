@@ -50,7 +50,7 @@ def write_folder(folder: Path) -> None:
     model = LlamaForCausalLM(config)
     model.load_state_dict(_weights(bundle), strict=False)
     model.save_pretrained(folder)
-    _tokenizer(bundle).save_pretrained(folder)
+    pocket_tokenizer(bundle).save_pretrained(folder)
 
 
 def write_requests(folder: Path, per_app: int, seed: int) -> tuple[Path, Path]:
@@ -116,7 +116,7 @@ def _half_split(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     return pairs.transpose(1, 2).reshape(rows, columns)
 
 
-def _tokenizer(bundle: Bundle) -> PreTrainedTokenizerFast:
+def pocket_tokenizer(bundle: Bundle) -> PreTrainedTokenizerFast:
     data = bundle.gguf.metadata
     tokens = list(data["tokenizer.ggml.tokens"])
     merges = [tuple(merge.split(" ", 1)) for merge in data["tokenizer.ggml.merges"]]

@@ -25,6 +25,7 @@ import torch
 
 from _pocket import write_conversations, write_folder
 from _report import Report, parser
+from plans import architecture
 from pliant.bundle import Level, open_bundle
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import read_calibration
@@ -38,7 +39,6 @@ from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import recover_levels
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import load_model, load_tokenizer, read_config
-from reordering import architecture
 
 LOSSES = ("lm", "distill")
 CLAIMED = (0.5, 0.8)  # these levels and those between them

@@ -90,7 +90,9 @@ def test_defaults_that_the_help_shows_are_those_of_the_library() -> None:
 
     parameters = inspect.signature(elastify).parameters
     shown = {param.name: param.show_default for param in load_verb("elastify").params}
-    for name in ("quantization", "windows", "window_tokens", "dtype", "device"):
+    for name in (
+        "quantization", "importance", "plan", "windows", "window_tokens", "dtype", "device",
+    ):  # fmt: skip
         assert shown[name] == str(parameters[name].default)
     assert parameters["anchors"].default is None
     options = RecoveryOptions()
@@ -148,7 +150,7 @@ def test_plan_only_says_sizes_and_writes_nothing(
     arguments = ["elastify", "source", "--out", "b", "--calibration", "c.txt", "--plan-only"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    for text in ("level", "parameters", "importance of units", "bundle", "of memory", "of disk"):
+    for text in ("level", "parameters", "widths of layers", "bundle", "of memory", "of disk"):
         assert text in shown
     assert sorted(tmp_path.rglob("*")) == before
     (source / "model.safetensors").write_bytes(b"")

@@ -1,8 +1,12 @@
 import numpy as np
+import pytest
 import torch
 
 from pliant.elastify.calibration import token_windows
 from pliant.elastify.importance import (
+    activation_scores,
+    check_importance,
+    fisher_scores,
     magnitude_scores,
     natural_order,
     order_by,
@@ -10,6 +14,7 @@ from pliant.elastify.importance import (
     taylor_scores,
 )
 from pliant.elastify.source import config_of
+from pliant.errors import ElastifyError
 from support.tiny_hf import make_model
 
 BATCHES = token_windows(list(range(6, 306)) * 2, windows=4, window_tokens=32)
@@ -44,6 +49,62 @@ def test_taylor_is_the_sum_of_gradient_times_weight_over_the_unit() -> None:
             + products["self_attn.o_proj.weight"][:, queries].sum()
         ).item(),
     )
+
+
+def test_query_heads_have_their_own_rows_and_columns() -> None:
+    model = make_model()
+    scores = magnitude_scores(model, config_of(model.config))
+    attention = model.model.layers[0].self_attn
+    expected = (
+        attention.q_proj.weight[7 * 8 :].abs().sum()
+        + attention.o_proj.weight[:, 7 * 8 :].abs().sum()
+    )
+    assert np.isclose(scores.queries[0, 3, 1], expected.item())  # group 3, its second head
+
+
+def test_fisher_is_the_loss_without_the_unit_to_second_order() -> None:
+    """For a unit of little weight -g + g^2/2 is -g, and -g is what leaving it out costs."""
+    model = make_model()
+    config = config_of(model.config)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 9] *= 0.01
+    window = BATCHES[0][:1]
+    found = fisher_scores(model, config, [window]).neurons[1, 9]
+    with torch.no_grad():
+        before = model(input_ids=window, labels=window).loss.double()
+        model.model.layers[1].mlp.down_proj.weight[:, 9] = 0
+        after = model(input_ids=window, labels=window).loss.double()
+    assert np.isclose(found, float(after - before) * window.numel(), rtol=0.1, atol=2e-4)
+
+
+def test_activation_is_the_energy_of_what_a_unit_adds() -> None:
+    model = make_model()
+    config = config_of(model.config)
+    scores = activation_scores(model, config, BATCHES)
+    block = model.model.layers[2]
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        block.mlp.down_proj.register_forward_hook(lambda _, x, __: seen.update(mlp=x[0])),
+        block.self_attn.o_proj.register_forward_hook(lambda _, x, __: seen.update(heads=x[0])),
+    ]
+    with torch.no_grad():
+        model(input_ids=torch.cat(BATCHES))
+    for hook in hooks:
+        hook.remove()
+    tokens = sum(batch.numel() for batch in BATCHES)
+    added = seen["mlp"][..., 3, None] * block.mlp.down_proj.weight[:, 3]
+    assert np.isclose(scores.neurons[2, 3], added.square().sum().item() / tokens, rtol=1e-4)
+    columns = slice(5 * 8, 6 * 8)  # query head 5: group 2, its second
+    energy = seen["heads"][..., columns].square() * block.self_attn.o_proj.weight[
+        :, columns
+    ].square().sum(0)
+    assert np.isclose(scores.queries[2, 2, 1], energy.sum().item() / tokens, rtol=1e-4)
+    assert np.allclose(scores.heads, scores.queries.sum(2))
+
+
+def test_an_unknown_importance_is_refused() -> None:
+    with pytest.raises(ElastifyError, match="'luck' is not one of taylor, fisher, activation"):
+        check_importance("luck")
 
 
 def test_taylor_adds_windows_up_and_repeats_exactly() -> None:

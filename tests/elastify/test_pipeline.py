@@ -48,6 +48,8 @@ def test_makes_a_sound_bundle(source: Path, calibration_file: Path, quantization
     assert told["quantization"] == quantization
     assert told["verification"]["reorder_difference"] <= 1e-4
     assert len(told["verification"]["levels"]) == len(bundle.levels)
+    assert told["importance"] == "activation"
+    assert set(told["plans"]["losses"]) == {"uniform", "global"}
     assert len(told["anchors"]) == 1
     assert len(told["losses_without_layer"]) == 5
     assert set(told["source_sha256"]) == {"config.json", "model.safetensors"}
@@ -102,6 +104,10 @@ def test_a_context_shorter_than_a_window(tmp_path: Path, calibration_file: Path)
 def test_refuses_before_any_work(source: Path, calibration_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ElastifyError, match="'Q5_1' is not one of"):
         elastic(source, calibration_file, quantization="Q5_1")
+    with pytest.raises(ElastifyError, match="'luck' is not one of"):
+        elastic(source, calibration_file, importance="luck")
+    with pytest.raises(ElastifyError, match="'deep' is not one of"):
+        elastic(source, calibration_file, plan="deep")
     with pytest.raises(ElastifyError, match="calibration file"):
         elastic(source, tmp_path / "nowhere.txt")
     with pytest.raises(ElastifyError, match=r"config\.json is missing"):

@@ -1,6 +1,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,12 +47,32 @@ def test_whole_groups_of_query_heads_move_with_their_kv_head() -> None:
     )
 
 
+def test_query_heads_move_inside_their_group() -> None:
+    model = make_model()
+    original = copy.deepcopy(model.model.layers[0].self_attn)
+    config = config_of(model.config)
+    order = natural_order(config)
+    order.heads[0] = [2, 0, 3, 1]
+    order.queries[0, 2] = [1, 0]  # of the group that was the third
+    reorder_model(model, config, order)
+    moved, dim = model.model.layers[0].self_attn, config.head_dim
+    for place, old in enumerate([5, 4, 0, 1, 6, 7, 2, 3]):
+        now, before = slice(place * dim, (place + 1) * dim), slice(old * dim, (old + 1) * dim)
+        assert torch.equal(moved.q_proj.weight[now], original.q_proj.weight[before])
+        assert torch.equal(moved.o_proj.weight[:, now], original.o_proj.weight[:, before])
+    assert torch.equal(moved.v_proj.weight[:dim], original.v_proj.weight[2 * dim : 3 * dim])
+
+
 def test_what_is_no_permutation_is_refused() -> None:
     model = make_model()
     config = config_of(model.config)
     order = natural_order(config)
     doubled = order.neurons.copy()
     doubled[1, 0] = doubled[1, 1]
-    for wrong in (replace(order, neurons=doubled), replace(order, heads=order.heads[:-1])):
+    for wrong in (
+        replace(order, neurons=doubled),
+        replace(order, heads=order.heads[:-1]),
+        replace(order, queries=np.zeros_like(order.queries)),
+    ):
         with pytest.raises(ElastifyError, match="not a permutation"):
             reorder_model(model, config, wrong)

@@ -28,9 +28,23 @@ def elastify(
         str | None,
         typer.Option(help="F16, Q8_0, Q6_K, Q5_K, Q4_K or Q4_0.", show_default="Q8_0"),
     ] = None,
+    importance: Annotated[
+        Literal["activation", "taylor", "fisher"] | None,
+        typer.Option(help="What orders a layer's units.", show_default="activation"),
+    ] = None,
+    plan: Annotated[
+        Literal["best", "uniform", "global"] | None,
+        typer.Option(
+            help="Widths of layers: uniform, global (by what the loss pays), or the best of both.",
+            show_default="best",
+        ),
+    ] = None,
     anchors: Annotated[
         int | None,
-        typer.Option(help="Layers that stay wider than the others.", show_default="about a fifth"),
+        typer.Option(
+            help="Layers that uniform plans keep wider than the others.",
+            show_default="about a fifth",
+        ),
     ] = None,
     windows: Annotated[
         int | None, typer.Option(help="Pieces of the text that are used.", show_default="32")
@@ -96,6 +110,8 @@ def elastify(
     data = recovery_data or (calibration if recover else None)
     given = _given(
         quantization=quantization,
+        importance=importance,
+        plan=plan,
         anchors=anchors,
         windows=windows,
         window_tokens=window_tokens,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pliant.elastify.reorder import permutation_of
 from pliant.elastify.units import PROJECTIONS, UnitOrder, projections
 
 # Mean squared activation per input column, float32 [columns], by layer and projection name.
@@ -65,6 +66,6 @@ def _moved(
     projection = next(one for one in PROJECTIONS if one.name == name)
     if projection.axis == 0:
         return values
-    permutation = (order.heads if projection.kind == "heads" else order.neurons)[layer]
+    permutation = permutation_of(projection, layer, order)
     moved: npt.NDArray[np.float32] = values.reshape(len(permutation), -1)[permutation].ravel()
     return moved

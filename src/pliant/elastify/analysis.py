@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
-from pliant.elastify.calibration import Calibration, mean_loss
+from pliant.elastify.calibration import Calibration, mean_loss, spread
 from pliant.elastify.cluster import connect
-from pliant.elastify.importance import order_by, taylor_scores
+from pliant.elastify.importance import IMPORTANCES, energy_scores, order_by
 from pliant.elastify.progress import Track
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitOrder, UnitScores
@@ -42,7 +41,8 @@ class Analysis:
     def order_sha256(self) -> str:
         """What everything that is made of the reordered model depends on."""
         order = self.order
-        return hashlib.sha256(order.heads.tobytes() + order.neurons.tobytes()).hexdigest()
+        parts = (order.heads, order.queries, order.neurons)
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
     def anchors(self, count: int | None) -> tuple[int, ...]:
         """The `count` anchor layers (None: about a fifth of all)."""
@@ -52,7 +52,6 @@ class Analysis:
     def provenance(self, anchors: Sequence[int]) -> dict[str, Any]:
         """What the bundle remembers of it."""
         return {
-            "importance": "first-order Taylor: sum of |gradient x weight| per unit and window",
             "full_loss": self.full_loss,
             "anchors": list(anchors),
             "losses_without_layer": list(self.losses_without_layer),
@@ -63,13 +62,15 @@ def analyse(
     model: Any,
     config: SourceConfig,
     text: Calibration,
+    estimate: str,
     work: WorkFolder,
     track: Track,
     ray: str | None = None,
 ) -> Analysis:
-    """Three passes over the text; each is a step that an ended run need not repeat.
+    """Passes over the text; each is a step that an ended run need not repeat.
 
-    The longest is shared by the Ray cluster at `ray`, if there is one.
+    `estimate` is a key of IMPORTANCES. One that takes gradients is shared by the Ray cluster at
+    `ray`, if there is one; the activations that "activation" takes are measured in any case.
     """
 
     def measure() -> Arrays:
@@ -80,35 +81,27 @@ def analyse(
         return {"loss": np.asarray(loss), **names}
 
     def leave_out() -> Arrays:
-        return {"losses": np.asarray(losses_without_layers(model, _some(text), track))}
+        some = spread(text.batches, ANCHOR_TOKENS)
+        return {"losses": np.asarray(losses_without_layers(model, some, track))}
 
     def weigh() -> Arrays:
+        score = IMPORTANCES[estimate]
         if ray is None:
-            scores = taylor_scores(model, config, text.batches, track)
-        else:
-            with connect(ray) as cluster:
-                scores = cluster.scores(model, config, text.batches, track)
-        return {"heads": scores.heads, "neurons": scores.neurons}
+            return vars(score(model, config, text.batches, track))
+        with connect(ray) as cluster:
+            return vars(cluster.scores(model, config, text.batches, score, track))
 
     measured = dict(work.arrays("activations", {}, measure))
+    full_loss = float(measured.pop("loss"))
+    importance = {_layer_and_name(key): values for key, values in measured.items()}
     losses = work.arrays("anchors", {}, leave_out)["losses"]
-    scores = work.arrays("importance", {}, weigh)
-    return Analysis(
-        full_loss=float(measured.pop("loss")),
-        losses_without_layer=tuple(losses.tolist()),
-        importance={_layer_and_name(key): values for key, values in measured.items()},
-        scores=UnitScores(heads=scores["heads"], neurons=scores["neurons"]),
-    )
+    if estimate == "activation":
+        scores = energy_scores(model, config, importance)
+    else:
+        scores = UnitScores(**work.arrays("importance", {"estimate": estimate}, weigh))
+    return Analysis(full_loss, tuple(losses.tolist()), importance, scores)
 
 
 def _layer_and_name(key: str) -> tuple[int, str]:
     layer, name = key.split(" ")
     return int(layer), name
-
-
-def _some(text: Calibration) -> tuple[torch.Tensor, ...]:
-    """ANCHOR_TOKENS or a window more, evenly spread over the text."""
-    windows = torch.cat(text.batches)
-    count = max(1, -(-ANCHOR_TOKENS // windows.shape[1]))
-    chosen = np.unique(np.linspace(0, len(windows) - 1, count).astype(int))
-    return torch.split(windows[chosen], len(text.batches[0]))

@@ -84,6 +84,14 @@ def token_windows(
     return torch.split(rows, max(1, BATCH_TOKENS // window_tokens))
 
 
+def spread(batches: Sequence[torch.Tensor], tokens: int) -> tuple[torch.Tensor, ...]:
+    """`tokens` or a window more of them, evenly spread over the text."""
+    windows = torch.cat(list(batches))
+    count = max(1, -(-tokens // windows.shape[1]))
+    chosen = np.unique(np.linspace(0, len(windows) - 1, count).astype(int))
+    return torch.split(windows[chosen], len(batches[0]))
+
+
 def batch_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
     """Mean next-token loss (natural log) of one batch (int64 [windows, tokens]), with its graph."""
     batch = batch.to(model.device)

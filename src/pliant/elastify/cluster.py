@@ -10,13 +10,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pliant.bundle.plan import Level
-from pliant.elastify.importance import taylor_scores
+from pliant.elastify.importance import Estimate, taylor_scores
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
@@ -24,8 +26,6 @@ from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
 from pliant.errors import ElastifyError, MissingExtraError, PliantError
-
-Score = Callable[[Any, SourceConfig, Sequence[torch.Tensor]], UnitScores]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Cluster:
         model: Any,
         config: SourceConfig,
         batches: Sequence[torch.Tensor],
+        score: Estimate = taylor_scores,
         track: Track = untracked,
-        score: Score = taylor_scores,
     ) -> UnitScores:
         """`score` over all windows: shards of them run on the cluster, and their values are added
         in the windows' order."""
@@ -53,12 +53,8 @@ class Cluster:
         shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
         tasks = [(score, config, shard) for shard in shards]
         done = track(self._run(_scores, model, tasks), "importance of units", len(tasks))
-        first: UnitScores
-        first, *others = [one for found in done for one in found]
-        for other in others:
-            first.heads[:] += other.heads
-            first.neurons[:] += other.neurons
-        return first
+        # In the windows' order, as `score` does: what a sum of floats is depends on it.
+        return reduce(add, [one for found in done for one in found])
 
     def recover_levels(
         self,
@@ -139,7 +135,7 @@ def _cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
 
 
 def _scores(
-    threads: int, model: Any, score: Score, config: SourceConfig, windows: Sequence[torch.Tensor]
+    threads: int, model: Any, score: Estimate, config: SourceConfig, windows: Sequence[torch.Tensor]
 ) -> list[UnitScores]:
     """Per window: their sum depends on its order, so it is taken in one place."""
     torch.set_num_threads(threads)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from pliant.bundle import Architecture, GgufFile, Level, Plan
+from pliant.elastify.allocation import STAGE
 from pliant.elastify.analysis import ANCHOR_TOKENS
 from pliant.elastify.anchors import default_anchor_count
 from pliant.elastify.export import write_gguf
 from pliant.elastify.fused import split_fused
+from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
 from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
 from pliant.elastify.levels import TARGET_RATIOS, choose_levels
+from pliant.elastify.plans import DEFAULT_PLANS, PLAN_TOKENS, check_plan_kind
 from pliant.elastify.quantization import check_quantization, column_blocks, encode
 from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from pliant.elastify.source import Dtype, empty_model
@@ -58,6 +61,8 @@ def forecast(
     out: str | Path,
     *,
     quantization: str = "Q8_0",
+    importance: str = DEFAULT_IMPORTANCE,
+    plan: str = DEFAULT_PLANS,
     anchors: int | None = None,
     targets: Sequence[float] = TARGET_RATIOS,
     windows: int = WINDOWS,
@@ -67,8 +72,11 @@ def forecast(
 ) -> Forecast:
     """The same checks as `elastify` makes before it reads weights, and estimates.
 
-    Which layers are anchors does not change the sizes; how many, does. Raises as `elastify`.
+    Which layers are anchors does not change the sizes; how many, does. Sizes are those of
+    uniform plans. Raises as `elastify`.
     """
+    check_importance(importance)
+    check_plan_kind(plan)
     source = check_source(Path(hf_dir), Path(out).absolute(), quantization)
     architecture, bundle_bytes = _exported(source, quantization)
     count = default_anchor_count(architecture.num_layers) if anchors is None else anchors
@@ -91,6 +99,10 @@ def forecast(
     sample = sample_length(architecture.vocab_size)
     logits_bytes = 4 * sample * architecture.vocab_size
     seconds = _seconds(source, architecture, quantization, windows * window_tokens, sample)
+    if importance == DEFAULT_IMPORTANCE:
+        del seconds["importance of units"]
+    passed = min(PLAN_TOKENS, windows * window_tokens)
+    seconds["widths of layers"] = _plan_seconds(architecture, plan, choice.levels, passed)
     if recovery is not None:
         seconds["recovery"] = _recovery_seconds(architecture, choice.levels, recovery.options)
     return Forecast(
@@ -166,6 +178,18 @@ def _seconds(
         **{name: work / rate for name, work in steps.items()},
         "export": elements / _elements_per_second(quantization),
     }
+
+
+def _plan_seconds(
+    architecture: Architecture, kind: str, levels: Sequence[Level], tokens: int
+) -> float:
+    """Half of the tokens go through every level of every kind, the other half forwards, again
+    and backwards for each stage of the search."""
+    layers, head = _layers(architecture, Plan.full(architecture)), _head(architecture)
+    kinds = 2 if kind == "best" else 1
+    stages = 0 if kind == "uniform" else ceil((1 - levels[0].ratio) / STAGE)
+    per_token = kinds * len(levels) * (layers + head) + stages * (3 * layers + 2 * head)
+    return tokens / 2 * per_token / _multiply_adds_per_second(architecture)
 
 
 def _recovery_seconds(

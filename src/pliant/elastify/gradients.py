@@ -24,7 +24,7 @@ def each_gradient(model: Any, window: torch.Tensor, consume: Consumer) -> None:
     Activations of one layer at a time are kept (gradient checkpointing), and a gradient is freed
     when `consume` returns.
     """
-    with _only_projections_learn(model), _checkpointed(model.model.layers):
+    with _only_projections_learn(model), checkpointed(model.model.layers):
         handles = [
             linear.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(_hand_over, consume, layer, projection)
@@ -47,10 +47,17 @@ def _hand_over(consume: Consumer, layer: int, projection: Projection, weight: to
 
 @contextmanager
 def _only_projections_learn(model: Any) -> Iterator[None]:
+    with frozen(model):
+        for _, _, linear in projections(model):
+            linear.weight.requires_grad_()
+        yield
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """No gradients for the model's parameters meanwhile."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
-    for _, _, linear in projections(model):
-        linear.weight.requires_grad_()
     try:
         yield
     finally:
@@ -59,7 +66,7 @@ def _only_projections_learn(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointed(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+def checkpointed(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Each layer keeps only its input, and is computed again on the way back."""
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

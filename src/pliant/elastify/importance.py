@@ -1,13 +1,23 @@
-"""Which units matter: first-order Taylor importance, and the orders it is compared with."""
+"""Which units matter: estimates of importance, and the orders they are compared with.
+
+Every estimate orders the units of one layer. What units of different layers and kinds are worth
+against each other is measured apart (`allocation`): none of these says it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from operator import add
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
+from pliant.elastify.calibration import mean_loss
+from pliant.elastify.gates import Gates
 from pliant.elastify.gradients import each_gradient
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
@@ -19,52 +29,110 @@ from pliant.elastify.units import (
     projections,
     sum_units,
 )
+from pliant.errors import ElastifyError
+
+Batches = Sequence[torch.Tensor]
+DEFAULT_IMPORTANCE = "activation"
+
+
+class Estimate(Protocol):
+    """From token windows (int64 [windows, tokens], in batches) to what each unit is worth."""
+
+    def __call__(
+        self, model: Any, config: SourceConfig, batches: Batches, track: Track = ...
+    ) -> UnitScores: ...
+
+
+def check_importance(name: str) -> None:
+    """Raises ElastifyError unless `name` is a key of IMPORTANCES."""
+    if name not in IMPORTANCES:
+        raise ElastifyError(f"importance {name!r} is not one of {', '.join(IMPORTANCES)}")
 
 
 def taylor_scores(
-    model: Any,
-    config: SourceConfig,
-    batches: Sequence[torch.Tensor],
-    track: Track = untracked,
+    model: Any, config: SourceConfig, batches: Batches, track: Track = untracked
 ) -> UnitScores:
     """Sum over the unit's weights of |gradient x weight|, added up over the windows.
 
-    The absolute value is taken per window: gradients of a trained model cancel out over a
-    corpus, and what is left of their sum says little. Needs memory for the gradients of one
-    layer. Deterministic for given windows on one machine.
+    First-order Taylor expansion, as in the ElastiLM paper. The absolute value is taken per
+    window: gradients of a trained model cancel out over a corpus, and what is left of their sum
+    says little. Needs memory for the gradients of one layer. Deterministic for given windows on
+    one machine.
     """
-    scores = _empty_scores(config)
+    return _added_up(partial(_taylor, model, config), batches, track)
 
-    def add(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
-        _add_score(scores, config, layer, projection, (weight.float() * g).abs_())
 
-    windows = torch.split(torch.cat(list(batches)), 1)
-    for window in track(windows, "importance of units", len(windows)):
-        each_gradient(model, window, add)
-    return scores
+def fisher_scores(
+    model: Any, config: SourceConfig, batches: Batches, track: Track = untracked
+) -> UnitScores:
+    """Second-order Taylor expansion of the loss by each unit's gate: -g + g^2 / 2.
+
+    g is the derivative of a window's summed loss by the gate, and g^2 stands for the second
+    derivative: the empirical Fisher information (Kwon et al. 2022, section 3).
+    """
+    with Gates(model, config) as gates:
+        return _added_up(partial(_fisher, gates), batches, track)
+
+
+def activation_scores(
+    model: Any, config: SourceConfig, batches: Batches, track: Track = untracked
+) -> UnitScores:
+    """`energy_scores` of what goes into o and down on these windows. Needs no gradients."""
+    meter = ActivationMeter()
+    with meter.attached(model):
+        mean_loss(model, batches, track, "activations")
+    return energy_scores(model, config, meter.means())
+
+
+def energy_scores(model: Any, config: SourceConfig, importance: ImportanceMatrix) -> UnitScores:
+    """Mean square of what the unit adds to the residual stream: |weight|^2 x activation^2.
+
+    Wanda's product (Sun et al. 2023, section 3) of the columns of o and down, squared and summed
+    over the unit.
+    """
+    shape = (config.num_kv_heads, config.heads_per_kv, config.head_dim)
+    queries, neurons = [], []
+    for layer, projection, linear in projections(model):
+        if projection.axis == 1:
+            energy = importance[layer, projection.name] * _column_squares(linear)
+            if projection.kind == "heads":
+                queries.append(energy.reshape(shape).sum(-1))
+            else:
+                neurons.append(energy)
+    return UnitScores.of_queries(np.stack(queries), np.stack(neurons))
 
 
 def magnitude_scores(model: Any, config: SourceConfig) -> UnitScores:
     """Sum over the unit's weights of |weight|: needs no data."""
-    scores = _empty_scores(config)
+    sums = _WeightSums(config)
     for layer, projection, linear in projections(model):
-        _add_score(scores, config, layer, projection, linear.weight.detach().abs())
-    return scores
+        sums.add(layer, projection, linear.weight.detach().abs())
+    return sums.scores()
+
+
+IMPORTANCES: dict[str, Estimate] = {
+    "taylor": taylor_scores,
+    "fisher": fisher_scores,
+    "activation": activation_scores,
+}
 
 
 def order_by(scores: UnitScores) -> UnitOrder:
     """Most important first; equal scores keep their order."""
     return UnitOrder(
         heads=np.argsort(-scores.heads, axis=1, kind="stable"),
+        queries=np.argsort(-scores.queries, axis=2, kind="stable"),
         neurons=np.argsort(-scores.neurons, axis=1, kind="stable"),
     )
 
 
 def natural_order(config: SourceConfig) -> UnitOrder:
     """The order the model came in."""
+    layers, groups = config.num_layers, config.num_kv_heads
     return UnitOrder(
-        heads=np.tile(np.arange(config.num_kv_heads), (config.num_layers, 1)),
-        neurons=np.tile(np.arange(config.ff), (config.num_layers, 1)),
+        heads=np.tile(np.arange(groups), (layers, 1)),
+        queries=np.tile(np.arange(config.heads_per_kv), (layers, groups, 1)),
+        neurons=np.tile(np.arange(config.ff), (layers, 1)),
     )
 
 
@@ -74,25 +142,65 @@ def random_order(config: SourceConfig, seed: int) -> UnitOrder:
     natural = natural_order(config)
     return UnitOrder(
         heads=generator.permuted(natural.heads, axis=1),
+        queries=generator.permuted(natural.queries, axis=2),
         neurons=generator.permuted(natural.neurons, axis=1),
     )
 
 
-def _empty_scores(config: SourceConfig) -> UnitScores:
-    return UnitScores(
-        heads=np.zeros((config.num_layers, config.num_kv_heads)),
-        neurons=np.zeros((config.num_layers, config.ff)),
-    )
+def _added_up(
+    score: Callable[[torch.Tensor], UnitScores], batches: Batches, track: Track
+) -> UnitScores:
+    """Window by window, so that it can be shared out without changing the sum."""
+    windows = torch.split(torch.cat(list(batches)), 1)
+    done: Iterable[torch.Tensor] = track(windows, "importance of units", len(windows))
+    return reduce(add, map(score, done))
 
 
-def _add_score(
-    scores: UnitScores,
-    config: SourceConfig,
-    layer: int,
-    projection: Projection,
-    magnitudes: torch.Tensor,
-) -> None:
-    """Adds each unit's sum in one projection's matrix of absolute values."""
-    sums = sum_units(magnitudes, projection.axis, num_units(config, projection.kind))
-    target = scores.heads if projection.kind == "heads" else scores.neurons
-    target[layer] += sums
+def _taylor(model: Any, config: SourceConfig, window: torch.Tensor) -> UnitScores:
+    sums = _WeightSums(config)
+
+    def consume(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
+        sums.add(layer, projection, (weight.float() * g).abs_())
+
+    each_gradient(model, window, consume)
+    return sums.scores()
+
+
+def _fisher(gates: Gates, window: torch.Tensor) -> UnitScores:
+    slopes, tokens = gates.gradients([window]), window.numel()
+    queries = _second_order(slopes.queries * tokens)
+    return UnitScores.of_queries(queries, _second_order(slopes.neurons * tokens))
+
+
+def _second_order(slopes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return slopes**2 / 2 - slopes
+
+
+class _WeightSums:
+    """Adds up what the weights of each unit are worth."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._heads = np.zeros((config.num_layers, config.num_kv_heads))
+        self._queries = np.zeros((config.num_layers, config.num_heads))
+        self._neurons = np.zeros((config.num_layers, config.ff))
+
+    def add(self, layer: int, projection: Projection, worth: torch.Tensor) -> None:
+        """`worth` of each weight of one projection: [rows, columns]."""
+        count = num_units(self._config, projection.kind)
+        sums = sum_units(worth, projection.axis, count)
+        if projection.kind == "neurons":
+            self._neurons[layer] += sums
+            return
+        self._heads[layer] += sums
+        if projection.has_queries:
+            self._queries[layer] += sum_units(worth, projection.axis, self._config.num_heads)
+
+    def scores(self) -> UnitScores:
+        shape = (*self._heads.shape, self._config.heads_per_kv)
+        return UnitScores(self._heads, self._queries.reshape(shape), self._neurons)
+
+
+def _column_squares(linear: torch.nn.Linear) -> npt.NDArray[np.float64]:
+    squares = linear.weight.detach().float().square().sum(0)
+    return squares.cpu().double().numpy()

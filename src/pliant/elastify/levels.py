@@ -11,10 +11,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.cost import cost_ratio
 from pliant.bundle.plan import FF_STEP, LayerPlan, Level, Plan
+from pliant.elastify.progress import Track, untracked
 
 TARGET_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COST_TOLERANCE = 1e-9
@@ -62,18 +64,60 @@ def choose_levels(
     none yet.
     """
     search = _Search(architecture, frozenset(anchors), block, ff_block, lora_rank)
+    return nested_levels(architecture, targets, search)
+
+
+class Search(Protocol):
+    """A way to find plans."""
+
+    def cost(self, plan: Plan) -> float:
+        """Share of the full model's cost, with what the level's adapter will add."""
+        ...
+
+    def largest(self, ceiling: Plan, target: float) -> Plan | None:
+        """A plan inside `ceiling` that costs at most `target`, or None if there is none."""
+        ...
+
+    def smallest(self, ceiling: Plan) -> Plan:
+        """The plan inside `ceiling` that costs least."""
+        ...
+
+
+def nested_levels(
+    architecture: Architecture,
+    targets: Sequence[float],
+    search: Search,
+    track: Track = untracked,
+) -> LevelChoice:
+    """Levels from the largest target down, each inside the one above it.
+
+    Where no plan meets a target, the smallest one becomes the last level under its own cost
+    (rounded up to 2 decimals).
+    """
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
-    for target in sorted(set(targets), reverse=True):
+    descending = sorted(set(targets), reverse=True)
+    for target in track(descending, "widths of layers", len(descending)):
         plan = search.largest(levels[-1].plan, target)
         if plan is None:
-            notes += search.add_floor(levels, target)
+            floor = search.smallest(levels[-1].plan)
+            level = Level(_rounded_up(search.cost(floor)), floor, cost_ratio(architecture, floor))
+            if level.ratio < levels[-1].ratio and floor != levels[-1].plan:
+                levels.append(level)
+            notes.append(
+                f"levels up to {target:g} cannot be reached: the smallest plan costs "
+                f"{search.cost(floor):.3f} of the full model (output head included)"
+            )
             break
         if plan == levels[-1].plan:
             dropped = levels.pop()
             notes.append(f"level {dropped.ratio:g} left out: it would equal level {target:g}")
         levels.append(Level(target, plan, cost_ratio(architecture, plan)))
     return LevelChoice(tuple(reversed(levels)), tuple(notes))
+
+
+def _rounded_up(cost: float) -> float:
+    return math.ceil(cost * 100 - COST_TOLERANCE) / 100
 
 
 class _Search:
@@ -113,17 +157,8 @@ class _Search:
                 return self._with_wider_anchors(best.plan, ceiling, target)
         return None
 
-    def add_floor(self, levels: list[Level], target: float) -> list[str]:
-        """Appends the smallest plan unless it is there already; returns what to tell the user."""
-        plan = self._narrowed(levels[-1].plan, 1, self._kv_widths[0], self._ff_widths[0])
-        cost = self.cost(plan)
-        ratio = math.ceil(cost * 100 - COST_TOLERANCE) / 100
-        if ratio < levels[-1].ratio and plan != levels[-1].plan:
-            levels.append(Level(ratio, plan, cost_ratio(self._architecture, plan)))
-        return [
-            f"levels up to {target:g} cannot be reached: the smallest plan costs {cost:.3f} of "
-            "the full model (output head included)"
-        ]
+    def smallest(self, ceiling: Plan) -> Plan:
+        return self._narrowed(ceiling, 1, self._kv_widths[0], self._ff_widths[0])
 
     def _candidates(self, ceiling: Plan, advantage: int, target: float) -> Iterator[_Candidate]:
         """For each attention width the widest MLP that meets the target."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -20,8 +21,10 @@ from pliant.elastify.calibration import Calibration
 from pliant.elastify.checkpoint import check_values
 from pliant.elastify.cluster import check_cluster, connect
 from pliant.elastify.export import write_gguf
+from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
 from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
-from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.levels import TARGET_RATIOS
+from pliant.elastify.plans import DEFAULT_PLANS, PlanChoice, check_plan_kind, choose_plans
 from pliant.elastify.precision import widen
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import column_blocks
@@ -29,7 +32,7 @@ from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
 from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
-from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, load_model
+from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, config_of, load_model
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
     Verification,
@@ -52,6 +55,8 @@ def elastify(
     *,
     calibration: str | Path,
     quantization: str = "Q8_0",
+    importance: str = DEFAULT_IMPORTANCE,
+    plan: str = DEFAULT_PLANS,
     anchors: int | None = None,
     targets: Sequence[float] = TARGET_RATIOS,
     windows: int = WINDOWS,
@@ -66,18 +71,22 @@ def elastify(
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
-    `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
-    of anchor layers (default: about a fifth). `dtype` is what is computed in; weights stay in
-    memory as they are stored, with the gradients of one layer. With `recovery` every level below
-    the full model gets an adapter. `ray` is the address of a Ray cluster ("auto": this machine's)
-    that shares the long work. `report` gets one line per step, `track` wraps what takes long; the
-    bundle's provenance keeps the figures. Finished steps lie in `.NAME.work` beside `out` until
-    all are: a run that was ended goes on from there. Deterministic on one machine.
+    `windows` pieces of `window_tokens` tokens are taken from all over it. `importance` orders the
+    units of a layer (`importance.IMPORTANCES`); `plan` says how widths are shared out among layers
+    (`plans.PLAN_KINDS`). `anchors` is the number of anchor layers of uniform plans (default: about
+    a fifth). `dtype` is what is computed in; weights stay in memory as they are stored, with the
+    gradients of one layer. With `recovery` every level below the full model gets an adapter. `ray`
+    is the address of a Ray cluster ("auto": this machine's) that shares the long work. `report`
+    gets one line per step, `track` wraps what takes long; the bundle's provenance keeps the
+    figures. Finished steps lie in `.NAME.work` beside `out` until all are: a run that was ended
+    goes on from there. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; there is no bundle then.
     """
     out = Path(out).absolute()
+    check_importance(importance)
+    check_plan_kind(plan)
     source = check_source(Path(hf_dir), out, quantization)
     check_cluster(ray)
     device_name = choose_device(device)
@@ -91,7 +100,7 @@ def elastify(
     work = WorkFolder(out, {**provenance, **options})
 
     model = load_model(source.folder, dtype, device_name)
-    analysis = analyse(model, source.config, text, work, track, ray)
+    analysis = analyse(model, source.config, text, importance, work, track, ray)
     chosen = analysis.anchors(anchors)
     report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
 
@@ -102,19 +111,28 @@ def elastify(
     draft = _export(model, source, analysis, quantization, out.name, work, track)
     num_lines = check_tokens(draft, source.tokenizer, sample)
     report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
-    rank = recovery.options.rank if recovery else 0
-    choice = _levels(draft, chosen, targets, quantization, rank)
+    architecture = Architecture.from_gguf(GgufFile.open(draft))
+    block, ff_block = column_blocks(architecture, quantization)
+    limits = {
+        "targets": list(targets),
+        "block": block,
+        "ff_block": ff_block,
+        "lora_rank": recovery.options.rank if recovery else 0,
+    }
+    plans = _plans(model, architecture, text, chosen, analysis, plan, limits, work, track)
+    choice = plans.choice
     references = _references(model, choice.levels, analysis, sample, work, track)
-    adapted = _recover(model, draft, choice.levels, recovery, data, work, ray, report, track)
+    adapted = _recover(model, architecture, choice.levels, recovery, data, work, ray, report, track)
     del model
     gc.collect()
 
     exported = open_bundle(draft)
     checks = check_plans(exported, choice.levels, references, sample, quantization, track)
     verification = Verification(len(sample), difference, checks)
-    for line in (*choice.notes, *verification.lines()):
+    for line in (*plans.lines(), *choice.notes, *verification.lines()):
         report(line)
     provenance |= analysis.provenance(chosen)
+    provenance |= {"importance": importance, "plans": plans.provenance()}
     provenance |= {"quantization": quantization, "notes": list(choice.notes)}
     provenance |= {"verification": asdict(verification)}
     provenance |= adapted.provenance
@@ -152,18 +170,27 @@ def _export(
     return work.file("model.gguf", inputs, write)
 
 
-def _levels(
-    model_gguf: Path,
+def _plans(
+    model: Any,
+    architecture: Architecture,
+    text: Calibration,
     anchors: Sequence[int],
-    targets: Sequence[float],
-    quantization: str,
-    lora_rank: int,
-) -> LevelChoice:
-    architecture = Architecture.from_gguf(GgufFile.open(model_gguf))
-    block, ff_block = column_blocks(architecture, quantization)
-    return choose_levels(
-        architecture, anchors, targets=targets, block=block, ff_block=ff_block, lora_rank=lora_rank
-    )
+    analysis: Analysis,
+    kind: str,
+    limits: Mapping[str, Any],
+    work: WorkFolder,
+    track: Track,
+) -> PlanChoice:
+    def write(path: Path) -> None:
+        config = config_of(model.config)
+        found = choose_plans(
+            model, config, architecture, text.batches, anchors, kind=kind, track=track, **limits
+        )
+        path.write_text(json.dumps(found.to_json()), encoding="utf-8")
+
+    inputs = {"order": analysis.order_sha256, "anchors": anchors, "kind": kind, **limits}
+    path = work.file("plans.json", inputs, write)
+    return PlanChoice.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _references(
@@ -190,7 +217,7 @@ def _references(
 
 def _recover(
     model: Any,
-    model_gguf: Path,
+    architecture: Architecture,
     levels: Sequence[Level],
     recovery: Recovery | None,
     data: RecoveryData | None,
@@ -205,7 +232,7 @@ def _recover(
     adapt = partial(
         adapt_levels,
         model,
-        Architecture.from_gguf(GgufFile.open(model_gguf)),
+        architecture,
         levels,
         data,
         recovery.options,

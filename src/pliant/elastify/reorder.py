@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pliant.elastify.source import SourceConfig
-from pliant.elastify.units import Projection, UnitOrder, num_units, projections, split_units
+from pliant.elastify.units import Projection, UnitOrder, projections, split_units
 from pliant.errors import ElastifyError
 
 
@@ -24,7 +26,7 @@ def reorder_matrix(
 
     Knows one matrix at a time, so a model can also be reordered while it is streamed.
     """
-    permutation = (order.heads if projection.kind == "heads" else order.neurons)[layer]
+    permutation = permutation_of(projection, layer, order)
     units = split_units(matrix, projection.axis, len(permutation))
     index = torch.as_tensor(permutation, device=matrix.device)
     return units.index_select(projection.axis, index).reshape(matrix.shape)
@@ -41,12 +43,29 @@ def reorder_model(model: Any, config: SourceConfig, order: UnitOrder) -> None:
             linear.bias.copy_(bias[:, 0])
 
 
+def permutation_of(projection: Projection, layer: int, order: UnitOrder) -> npt.NDArray[np.int64]:
+    """The old place of each of the projection's units, at its finest: neurons, KV heads, or
+    query heads inside their groups."""
+    neurons: npt.NDArray[np.int64] = order.neurons[layer]
+    groups: npt.NDArray[np.int64] = order.heads[layer]
+    if projection.kind == "neurons":
+        return neurons
+    if not projection.has_queries:
+        return groups
+    queries = order.queries[layer][groups]
+    return np.asarray(groups[:, None] * queries.shape[1] + queries).ravel()
+
+
 def _check_order(config: SourceConfig, order: UnitOrder) -> None:
     """Anything but a permutation would silently drop or double units."""
-    for name, rows in (("heads", order.heads), ("neurons", order.neurons)):
-        count = num_units(config, "heads" if name == "heads" else "neurons")
-        expected = list(range(count))
-        if len(rows) != config.num_layers or any(sorted(row) != expected for row in rows.tolist()):
+    layers, groups = config.num_layers, config.num_kv_heads
+    for name, found, shape in (
+        ("heads", order.heads, (layers, groups)),
+        ("queries", order.queries, (layers, groups, config.heads_per_kv)),
+        ("neurons", order.neurons, (layers, config.ff)),
+    ):
+        count = shape[-1]
+        if found.shape != shape or np.any(np.sort(found, axis=-1) != np.arange(count)):
             raise ElastifyError(
-                f"the order of {name} is not a permutation of {count} in {config.num_layers} layers"
+                f"the order of {name} is not a permutation of {count} in {layers} layers"
             )

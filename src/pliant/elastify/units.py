@@ -21,18 +21,20 @@ Kind = Literal["heads", "neurons"]
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear module of a layer: which units it holds, along its rows (0) or columns (1)."""
+    """A linear module of a layer: which units it holds, along its rows (0) or columns (1);
+    `has_queries`: a group's part of it divides into its query heads."""
 
     name: str
     kind: Kind
     axis: Literal[0, 1]
+    has_queries: bool = False
 
 
 PROJECTIONS = (
-    Projection("self_attn.q_proj", "heads", 0),
+    Projection("self_attn.q_proj", "heads", 0, has_queries=True),
     Projection("self_attn.k_proj", "heads", 0),
     Projection("self_attn.v_proj", "heads", 0),
-    Projection("self_attn.o_proj", "heads", 1),
+    Projection("self_attn.o_proj", "heads", 1, has_queries=True),
     Projection("mlp.gate_proj", "neurons", 0),
     Projection("mlp.up_proj", "neurons", 0),
     Projection("mlp.down_proj", "neurons", 1),
@@ -41,17 +43,34 @@ PROJECTIONS = (
 
 @dataclass(frozen=True)
 class UnitScores:
-    """Importance, larger is more important: float64 [layers, kv_heads] and [layers, ff]."""
+    """Importance, larger is more important, float64: `heads` [layers, kv_heads] of whole groups,
+    `queries` [layers, kv_heads, heads_per_kv] of their query heads, `neurons` [layers, ff]."""
 
     heads: npt.NDArray[np.float64]
+    queries: npt.NDArray[np.float64]
     neurons: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of_queries(
+        queries: npt.NDArray[np.float64], neurons: npt.NDArray[np.float64]
+    ) -> UnitScores:
+        """A group is worth what its query heads are together."""
+        return UnitScores(queries.sum(axis=2), queries, neurons)
+
+    def __add__(self, other: UnitScores) -> UnitScores:
+        return UnitScores(
+            self.heads + other.heads, self.queries + other.queries, self.neurons + other.neurons
+        )
 
 
 @dataclass(frozen=True)
 class UnitOrder:
-    """Per layer the unit that comes first, second, ...: int64 [layers, kv_heads], [layers, ff]."""
+    """Per layer the unit that comes first, second, ..., int64: `heads` [layers, kv_heads] and
+    `neurons` [layers, ff]; `queries` [layers, kv_heads, heads_per_kv] orders the query heads
+    inside each group, by the group's old index."""
 
     heads: npt.NDArray[np.int64]
+    queries: npt.NDArray[np.int64]
     neurons: npt.NDArray[np.int64]
 
 

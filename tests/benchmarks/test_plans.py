@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from support.tiny_gguf import CORPUS
 from support.tiny_hf import make_folder
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reordering.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plans.py"
 
 
 def test_prints_a_table_and_writes_every_claim(tmp_path: Path) -> None:
@@ -33,10 +33,12 @@ def test_prints_a_table_and_writes_every_claim(tmp_path: Path) -> None:
     )
     assert "perplexity" in done.stdout
     document = json.loads((tmp_path / "out.json").read_text())
-    assert document["benchmark"] == "reordering"
+    assert document["benchmark"] == "plans"
     assert document["machine"]["cores"] >= 1
-    orders = {row["order"] for row in document["results"]}
-    assert orders == {"(whole model)", "importance", "magnitude", "natural", "random 0"}
+    found = {(row["importance"], row["plan"]) for row in document["results"]}
+    names = {"taylor", "fisher", "activation", "magnitude", "random 0"}
+    kinds = {(name, plan) for name in names for plan in ("uniform", "global")}
+    assert found == {("(whole model)", ""), *kinds}
     levels = {row["level"] for row in document["results"]} - {1.0}
-    assert len(document["claims"]) == 4 * len(levels) > 0
+    assert len(document["claims"]) == 6 * len(levels) > 0
     assert set(document["claims"][0]) == {"name", "goal", "measured", "met"}

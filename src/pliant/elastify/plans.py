@@ -1,0 +1,135 @@
+"""Which levels a bundle gets: uniform plans, global ones, or whichever the text likes better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+
+from pliant.bundle.architecture import Architecture
+from pliant.bundle.plan import Level, Plan
+from pliant.elastify.allocation import allocate_levels
+from pliant.elastify.calibration import spread
+from pliant.elastify.gates import Gates
+from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.source import SourceConfig
+from pliant.errors import ElastifyError
+
+PLAN_KINDS = ("best", "uniform", "global")
+DEFAULT_PLANS = "best"
+# A pass over the model per level and kind is spent on widths; more windows would say little more.
+PLAN_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class PlanChoice:
+    """The levels of `kind`; `losses` are mean next-token losses (nats) by kind and level."""
+
+    kind: str
+    choice: LevelChoice
+    losses: Mapping[str, Mapping[float, float]]
+
+    def lines(self) -> list[str]:
+        """One sentence per kind that was measured, and one for what was taken."""
+        told = [
+            f"{kind} plans: loss "
+            + ", ".join(f"{loss:.3f} at {ratio:g}" for ratio, loss in losses.items())
+            for kind, losses in self.losses.items()
+        ]
+        return [*told, f"levels: {self.kind} plans"]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for `from_json`."""
+        levels = [(one.ratio, one.plan.to_json(), one.cost) for one in self.choice.levels]
+        losses = {kind: list(by_level.items()) for kind, by_level in self.losses.items()}
+        return {"kind": self.kind, "levels": levels, "notes": self.choice.notes, "losses": losses}
+
+    @staticmethod
+    def from_json(value: Any) -> PlanChoice:
+        """What `to_json` gave."""
+        levels = (Level(ratio, Plan.from_json(rows), cost) for ratio, rows, cost in value["levels"])
+        choice = LevelChoice(tuple(levels), tuple(value["notes"]))
+        losses = {kind: dict(by_level) for kind, by_level in value["losses"].items()}
+        return PlanChoice(value["kind"], choice, losses)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the bundle remembers of it."""
+        losses = {
+            kind: {f"{ratio:g}": loss for ratio, loss in by_level.items()}
+            for kind, by_level in self.losses.items()
+        }
+        return {"kind": self.kind, "losses": losses}
+
+
+def check_plan_kind(kind: str) -> None:
+    """Raises ElastifyError unless `kind` is one of PLAN_KINDS."""
+    if kind not in PLAN_KINDS:
+        raise ElastifyError(f"plan {kind!r} is not one of {', '.join(PLAN_KINDS)}")
+
+
+def choose_plans(
+    model: Any,
+    config: SourceConfig,
+    architecture: Architecture,
+    batches: Sequence[torch.Tensor],
+    anchors: Sequence[int],
+    *,
+    kind: str = DEFAULT_PLANS,
+    targets: Sequence[float] = TARGET_RATIOS,
+    block: int = 1,
+    ff_block: int = 1,
+    lora_rank: int = 0,
+    track: Track = untracked,
+) -> PlanChoice:
+    """Levels of a reordered model, and the loss of each on half of PLAN_TOKENS of the windows.
+
+    Global plans are found on the other half. "best" takes the kind with the lower mean loss
+    below 1.0. `block`, `ff_block` and `lora_rank` are as in `choose_levels`.
+    """
+    check_plan_kind(kind)
+    search, judge = _halves(spread(batches, PLAN_TOKENS))
+    limits: dict[str, Any] = {
+        "targets": targets,
+        "block": block,
+        "ff_block": ff_block,
+        "lora_rank": lora_rank,
+    }
+    found: dict[str, LevelChoice] = {}
+    if kind != "global":
+        found["uniform"] = choose_levels(architecture, anchors, **limits)
+    if kind != "uniform":
+        found["global"] = allocate_levels(
+            model, config, architecture, search, track=track, **limits
+        )
+    losses = {}
+    with Gates(model, config) as gates:
+        for name, choice in found.items():
+            levels = track(choice.levels, f"{name} plans", len(choice.levels))
+            losses[name] = {level.ratio: _loss(gates, level, judge) for level in levels}
+    best = min(found, key=lambda name: mean(_below_full(losses[name])))
+    return PlanChoice(best, found[best], losses)
+
+
+def _halves(
+    batches: Sequence[torch.Tensor],
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Every other window, in batches as large; a single window is both."""
+    windows = torch.cat(list(batches))
+    if len(windows) == 1:
+        return (windows,), (windows,)
+    size = len(batches[0])
+    return torch.split(windows[::2], size), torch.split(windows[1::2], size)
+
+
+def _loss(gates: Gates, level: Level, batches: Sequence[torch.Tensor]) -> float:
+    gates.set(level.plan)
+    return gates.loss(batches)
+
+
+def _below_full(losses: Mapping[float, float]) -> list[float]:
+    """The full level says nothing, unless it is the only one."""
+    return [loss for ratio, loss in losses.items() if ratio < 1.0] or list(losses.values())
