@@ -50,12 +50,12 @@ class Cluster:
         per_shard = -(-len(windows) // self.num_tasks)
         shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
         tasks = [(score, config, shard) for shard in shards]
-        first: UnitScores
-        first, *others = [one for found in self._run(_scores, model, tasks) for one in found]
-        for other in others:
-            first.heads[:] += other.heads
-            first.neurons[:] += other.neurons
-        return first
+        found = [one for shard in self._run(_scores, model, tasks) for one in shard]
+        # In the windows' order, as `score` does: what a sum of floats is depends on it.
+        return UnitScores(
+            heads=sum((one.heads for one in found[1:]), start=found[0].heads),
+            neurons=sum((one.neurons for one in found[1:]), start=found[0].neurons),
+        )
 
     def recover_levels(
         self,
