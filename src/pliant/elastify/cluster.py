@@ -10,9 +10,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pliant.bundle.plan import Level
@@ -53,8 +55,8 @@ class Cluster:
         found = [one for shard in self._run(_scores, model, tasks) for one in shard]
         # In the windows' order, as `score` does: what a sum of floats is depends on it.
         return UnitScores(
-            heads=sum((one.heads for one in found[1:]), start=found[0].heads),
-            neurons=sum((one.neurons for one in found[1:]), start=found[0].neurons),
+            heads=reduce(np.add, [one.heads for one in found]),
+            neurons=reduce(np.add, [one.neurons for one in found]),
         )
 
     def recover_levels(
