@@ -66,8 +66,8 @@ def test_the_sum_of_shards_is_the_serial_result(cluster: Cluster) -> None:
     config = config_of(model.config)
     batches = token_windows(list(range(6, 306)) * 2, windows=5, window_tokens=32)
     found, expected = cluster.scores(model, config, batches), taylor_scores(model, config, batches)
-    assert np.array_equal(found.heads, expected.heads)
-    assert np.array_equal(found.neurons, expected.neurons)
+    np.testing.assert_allclose(found.heads, expected.heads, rtol=1e-12)
+    np.testing.assert_allclose(found.neurons, expected.neurons, rtol=1e-12)
 
 
 def test_levels_learn_what_they_learn_serially(cluster: Cluster, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_goes_wrong_in_a_task_is_told(cluster: Cluster, tmp_path: Path) -> 
             make_model(), LEVELS[:1], recovery_data(), OPTIONS, checkpoints=tmp_path / "file"
         )
     config = config_of(make_model().config)
-    with pytest.raises(ElastifyError, match="a task on the Ray cluster failed: .*forward"):
+    with pytest.raises(ElastifyError, match="a task on the Ray cluster failed: AttributeError"):
         cluster.scores(torch.nn.Module(), config, token_windows(list(range(6, 66)), 2, 16))
 
 

@@ -33,7 +33,7 @@ Score = Callable[[Any, SourceConfig, Sequence[torch.Tensor]], UnitScores]
 class Cluster:
     """A connection. Every task takes `threads` CPUs of a node; `num_tasks` run at a time.
 
-    With as many threads here, results equal those of the same work done here bit for bit.
+    With as many threads here, levels learn exactly what they learn here.
     """
 
     threads: int
@@ -46,14 +46,15 @@ class Cluster:
         batches: Sequence[torch.Tensor],
         score: Score = taylor_scores,
     ) -> UnitScores:
-        """`score` over all windows: shards of them run on the cluster, and their values are added
-        in the windows' order."""
+        """`score` over all windows, which must be a sum over them: every task takes a shard.
+
+        Equal to the serial sum but for the rounding of float64.
+        """
         windows = torch.split(torch.cat(list(batches)), 1)
         per_shard = -(-len(windows) // self.num_tasks)
         shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
         tasks = [(score, config, shard) for shard in shards]
-        found = [one for shard in self._run(_scores, model, tasks) for one in shard]
-        # In the windows' order, as `score` does: what a sum of floats is depends on it.
+        found = list(self._run(_scores, model, tasks))
         return UnitScores(
             heads=reduce(np.add, [one.heads for one in found]),
             neurons=reduce(np.add, [one.neurons for one in found]),
@@ -143,10 +144,9 @@ def _cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
 
 def _scores(
     threads: int, model: Any, score: Score, config: SourceConfig, windows: Sequence[torch.Tensor]
-) -> list[UnitScores]:
-    """Per window: their sum depends on its order, so it is taken in one place."""
+) -> UnitScores:
     torch.set_num_threads(threads)
-    return [score(model, config, [window]) for window in windows]
+    return score(model, config, windows)
 
 
 def _recover(
