@@ -91,7 +91,7 @@ def test_what_goes_wrong_in_a_task_is_told(cluster: Cluster, tmp_path: Path) -> 
             make_model(), LEVELS[:1], recovery_data(), OPTIONS, checkpoints=tmp_path / "file"
         )
     config = config_of(make_model().config)
-    with pytest.raises(ElastifyError, match="a task on the Ray cluster failed: .*has no attribute"):
+    with pytest.raises(ElastifyError, match="a task on the Ray cluster failed: AttributeError"):
         cluster.scores(torch.nn.Module(), config, token_windows(list(range(6, 66)), 2, 16))
 
 

@@ -49,8 +49,8 @@ def collate(examples: Sequence[Example]) -> Batch:
     tokens = torch.zeros(len(examples), length, dtype=torch.int64)
     weights = torch.zeros(len(examples), length, dtype=torch.float32)
     for row, example in enumerate(examples):
-        tokens[row, : len(example.tokens)] = torch.from_numpy(example.tokens)
-        weights[row, : len(example.weights)] = torch.from_numpy(example.weights)
+        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
+        weights[row, : len(example.weights)] = torch.tensor(example.weights)
     return Batch(tokens, weights[:, 1:].contiguous())
 
 
