@@ -139,6 +139,7 @@ def test_interrupt(use_verb: UseVerb) -> None:
     [
         ("pliant --help | true; exit ${PIPESTATUS[0]}", 141, ""),
         ("pliant show pocket | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("PYTHONIOENCODING=ascii PLIANT_HOME=/\u00fc pliant doctor >/dev/null", 0, ""),
         (
             "pliant list >/dev/full",
             2,

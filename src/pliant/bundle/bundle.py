@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
+from reprlib import repr as shorten
 
 from pliant.bundle.adapters import Adapter
 from pliant.bundle.architecture import Architecture
@@ -45,11 +47,13 @@ class Bundle:
 
     def level(self, ratio: float) -> Level:
         """The level called `ratio`; raises UnknownLevelError, which lists those there are."""
+        is_number = isinstance(ratio, Real) and not isinstance(ratio, bool)
         for level in self.levels:
-            if abs(level.ratio - ratio) <= RATIO_TOLERANCE:
+            if is_number and abs(level.ratio - ratio) <= RATIO_TOLERANCE:
                 return level
         known = ", ".join(f"{level.ratio:g}" for level in self.levels)
-        raise UnknownLevelError(f"{self.name} has no level {ratio:g}; its levels are {known}")
+        asked = f"{ratio:g}" if is_number else shorten(ratio)
+        raise UnknownLevelError(f"{self.name} has no level {asked}; its levels are {known}")
 
 
 def open_bundle(source: str | Path) -> Bundle:

@@ -6,6 +6,7 @@ it ggml or torch, is imported when the verb is run or its own help is asked for.
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,10 @@ def _complain(text: str) -> None:
 
 
 def _check_streams() -> None:
-    """Python has None for a stream that was closed before it started."""
+    """Python has None for a stream that was closed before it started.
+
+    A character that stdout cannot show becomes a question mark.
+    """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if sys.stdin is None:
@@ -117,6 +121,8 @@ def _check_streams() -> None:
     if sys.stdout is None:
         sys.stdout = sys.stderr
         raise PliantError("there is no stdout to write to")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(argv: Sequence[str], settings: Settings) -> int:

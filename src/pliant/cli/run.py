@@ -1,6 +1,5 @@
 """`pliant run`: chat with a model in the terminal, or answer one prompt."""
 
-import io
 import sys
 from typing import Annotated, cast
 
@@ -78,9 +77,6 @@ def run(
         raise RequestError("--strict is about --ttft and --tpot: give at least one of them")
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that cannot show a character shows a question mark instead.
-        sys.stdout.reconfigure(errors="replace")
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped_text()
     if prompt is not None and not prompt.strip():

@@ -1,7 +1,7 @@
 """An elastic model that is ready to answer: the engine with tokenizer, chat template and slots."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ MAX_LOGPROBS = 100
 # Text is completed as it stands, messages are rendered with the model's chat template, and token
 # ids are taken as they are.
 Prompt = str | Sequence[Message] | Sequence[int]
+_PROMPT_KINDS = "a prompt is one text, a list of messages or a list of token ids"
 
 
 def load(
@@ -60,12 +61,12 @@ class ElasticModel:
         self._slots = SlotPool(self.engine.num_slots)
 
     def close(self) -> None:
-        """Free everything; streams that still run raise at their next token. Idempotent."""
+        """Free weights, KV cache and graphs; streams that still run raise at their next token.
+
+        Idempotent. The vocabulary goes with the last reference to it: another thread may be
+        reading it for a prompt or a grammar.
+        """
         self.engine.close()
-        # A grammar that is being applied in another thread reads the vocabulary: then it is
-        # freed with the last stream.
-        if self._slots.num_free == self.engine.num_slots:
-            self.tokenizer.close()
 
     def __enter__(self) -> "ElasticModel":
         return self
@@ -188,6 +189,8 @@ class ElasticModel:
         Raises RequestError for an empty prompt or unknown tokens, TemplateError for messages
         that the chat template refuses or if the model has none.
         """
+        if not isinstance(prompt, Sized):
+            raise RequestError(_PROMPT_KINDS)
         tokens = self._encode(prompt) if len(prompt) else []
         if not tokens:
             raise RequestError("the prompt is empty")
@@ -218,7 +221,7 @@ class ElasticModel:
             return self.tokenizer.encode_pieces(self._chat_template.render(messages))
         tokens = [int(item) for item in prompt if isinstance(item, (int, np.integer))]
         if len(tokens) != len(prompt):
-            raise RequestError("a prompt is one text, a list of messages or a list of token ids")
+            raise RequestError(_PROMPT_KINDS)
         if not 0 <= min(tokens) <= max(tokens) < self.tokenizer.size:
             raise RequestError(f"token ids are from 0 to {self.tokenizer.size - 1}")
         return tokens

@@ -15,10 +15,6 @@ class SlotPool:
         self._free = set(range(count))
         self._lock = threading.Lock()
 
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
-
     @contextmanager
     def lease(self, most: int = 1) -> Iterator[list[int]]:
         """At least one slot and up to `most`, given back at the end; BusyError if none is free.

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from reprlib import repr as shorten
 
 from pliant.errors import RequestError
 
@@ -11,8 +12,8 @@ MAX_STOP_LENGTH = 512
 
 def check_stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
     """`stop` as a tuple; raises RequestError naming what is wrong with it."""
-    if isinstance(stop, str):
-        raise RequestError("stop is a list of strings, not one string")
+    if isinstance(stop, str) or not isinstance(stop, Sequence):
+        raise RequestError(f"stop is a list of strings, not {shorten(stop)}")
     if len(stop) > MAX_STOP_STRINGS:
         raise RequestError(f"stop has {len(stop)} strings; at most {MAX_STOP_STRINGS} are taken")
     for text in stop:
