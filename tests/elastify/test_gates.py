@@ -5,6 +5,7 @@ import torch
 from pliant.bundle.plan import LayerPlan, Plan
 from pliant.elastify.calibration import mean_loss, token_windows
 from pliant.elastify.gates import Gates
+from pliant.elastify.precision import widen
 from pliant.elastify.source import config_of
 from pliant.elastify.submodel import slice_model
 from support.tiny_hf import make_model
@@ -23,6 +24,21 @@ def test_closed_gates_leave_the_loss_of_the_sub_model(overrides: dict) -> None:
         found = gates.loss(BATCHES)
     assert found == pytest.approx(mean_loss(slice_model(model, PLAN), BATCHES), abs=1e-5)
     assert mean_loss(model, BATCHES) == before
+
+
+def test_gates_of_16_bit_weights_compute_in_float32() -> None:
+    model = make_model().to(torch.bfloat16)
+    exact = make_model()
+    exact.load_state_dict(model.state_dict())
+    widen(model)
+    found = []
+    for each in (model, exact):
+        with Gates(each, config_of(each.config)) as gates:
+            gates.set(PLAN)
+            found.append((gates.loss(BATCHES), gates.gradients(BATCHES)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert np.allclose(found[0][1].neurons, found[1][1].neurons, atol=1e-6)
+    assert np.allclose(found[0][1].queries, found[1][1].queries, atol=1e-6)
 
 
 def test_gates_between_two_plans_are_half_open() -> None:

@@ -31,7 +31,7 @@ def steps(folder, out):
     config = read_config(folder)
     text = Calibration((torch.arange(64)[None] + 6,), "")
     model = load_model(folder)
-    analysis = analyse(model, config, text, WorkFolder(out, {}), untracked)
+    analysis = analyse(model, config, text, "taylor", WorkFolder(out, {}), untracked)
     reorder_model(model, config, order_by(analysis.scores))
     write_gguf(model, read_vocabulary(folder, config.vocab_size), out, "Q8_0", "test")
 

@@ -1,10 +1,11 @@
+import json
 from typing import Any
 
 import pytest
 
 from pliant.bundle import check_levels
 from pliant.elastify.calibration import mean_loss, token_windows
-from pliant.elastify.plans import choose_plans
+from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.source import config_of
 from pliant.elastify.submodel import slice_model
 from pliant.errors import ElastifyError
@@ -41,6 +42,7 @@ def test_measures_only_what_is_asked_for(kind: str) -> None:
     assert set(found.losses) == {kind}
     assert set(found.provenance()["losses"][kind]) == {"0.5", "0.8", "1"}
     assert found.lines()[-1] == f"levels: {kind} plans"
+    assert PlanChoice.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -16,8 +16,10 @@ from pliant.errors import BundleError, ElastifyError
 from support.tiny_hf import make_folder
 
 STEPS = ("check of the weights", "activations", "anchor layers", "importance of units")
-STEPS += ("export", "reference logits", "verification")
+STEPS += ("export", "widths of layers", "uniform plans", "global plans")
+STEPS += ("reference logits", "verification")
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48, "targets": (0.5, 0.8)}
+SMALL["importance"] = "taylor"
 
 # Ends itself, as by kill -9, before the last item of the step.
 PROGRAM = """
@@ -30,7 +32,7 @@ def track(items, what, total):
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
 elastify(source, out, calibration=calibration, track=track, windows=4, window_tokens=48,
-         targets=(0.5, 0.8))
+         targets=(0.5, 0.8), importance="taylor")
 """
 
 
