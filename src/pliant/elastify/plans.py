@@ -88,7 +88,7 @@ def choose_plans(
     """Levels of a reordered model, and the loss of each on half of PLAN_TOKENS of the windows.
 
     Global plans are found on the other half. "best" takes the kind with the lower mean loss
-    below 1.0. `block`, `ff_block` and `lora_rank` are as in `choose_levels`.
+    at the levels below 1.0 that both have. `block`, `ff_block` and `lora_rank` are as in `choose_levels`.
     """
     check_plan_kind(kind)
     search, judge = _halves(spread(batches, PLAN_TOKENS))
@@ -110,7 +110,7 @@ def choose_plans(
         for name, choice in found.items():
             levels = track(choice.levels, f"{name} plans", len(choice.levels))
             losses[name] = {level.ratio: _loss(gates, level, judge) for level in levels}
-    best = min(found, key=lambda name: mean(_below_full(losses[name])))
+    best = _best(losses)
     return PlanChoice(best, found[best], losses)
 
 
@@ -130,6 +130,9 @@ def _loss(gates: Gates, level: Level, batches: Sequence[torch.Tensor]) -> float:
     return gates.loss(batches)
 
 
-def _below_full(losses: Mapping[float, float]) -> list[float]:
-    """The full level says nothing, unless it is the only one."""
-    return [loss for ratio, loss in losses.items() if ratio < 1.0] or list(losses.values())
+def _best(losses: Mapping[str, Mapping[float, float]]) -> str:
+    """The kind with the lowest mean loss at the levels that all of them have; the full one says
+    nothing, unless there is no other."""
+    shared = set.intersection(*(set(by_level) for by_level in losses.values()))
+    ratios = (shared - {1.0}) or shared
+    return min(losses, key=lambda kind: mean(losses[kind][ratio] for ratio in ratios))
