@@ -54,7 +54,8 @@ class Cluster:
         tasks = [(score, config, shard) for shard in shards]
         done = track(self._run(_scores, model, tasks), "importance of units", len(tasks))
         # In the windows' order, as `score` does: what a sum of floats is depends on it.
-        return reduce(add, [one for found in done for one in found])
+        total: UnitScores = reduce(add, [one for found in done for one in found])
+        return total
 
     def recover_levels(
         self,

@@ -88,7 +88,8 @@ def choose_plans(
     """Levels of a reordered model, and the loss of each on half of PLAN_TOKENS of the windows.
 
     Global plans are found on the other half. "best" takes the kind with the lower mean loss
-    at the levels below 1.0 that both have. `block`, `ff_block` and `lora_rank` are as in `choose_levels`.
+    at the levels below 1.0 that both have. `block`, `ff_block` and `lora_rank` are as in
+    `choose_levels`.
     """
     check_plan_kind(kind)
     search, judge = _halves(spread(batches, PLAN_TOKENS))
