@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,8 +30,7 @@ def test_closed_gates_leave_the_loss_of_the_sub_model(overrides: dict) -> None:
 
 def test_gates_of_16_bit_weights_compute_in_float32() -> None:
     model = make_model().to(torch.bfloat16)
-    exact = make_model()
-    exact.load_state_dict(model.state_dict())
+    exact = copy.deepcopy(model).float()
     widen(model)
     found = []
     for each in (model, exact):
