@@ -57,6 +57,14 @@ def elastify(
     recovery_steps: Annotated[
         int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
     ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Questions for the report: .jsonl with `question` or `messages`, `choices` and "
+            "`answer_index` in each line.",
+            show_default="none",
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +77,8 @@ def elastify(
     """Make a Hugging Face model elastic and write it as a bundle.
 
     Needs the extra: pip install 'pliant[elastify]'. Progress goes to stderr, the path of the
-    finished bundle to stdout. Every level is verified before anything is written.
+    finished bundle to stdout. Every level is verified before anything is written. The bundle's
+    report.html shows what was measured and chosen.
     """
     from pliant.elastify import elastify as make_elastic
 
@@ -78,6 +87,7 @@ def elastify(
         "anchors": anchors,
         "windows": windows,
         "window_tokens": window_tokens,
+        "tasks": tasks,
         "ray": ray,
     }
     training = {"rank": rank, "loss": loss, "steps": recovery_steps}

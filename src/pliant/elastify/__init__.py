@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pliant.elastify.pipeline import elastify as elastify
 
 _MODULES = {"elastify": "pliant.elastify.pipeline"}
-_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft"}
+_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft", "matplotlib"}
 
 __all__ = ["elastify"]
 

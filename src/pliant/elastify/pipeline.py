@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,15 @@ from typing import Any
 
 import gguf
 
-from pliant.bundle import Architecture, Bundle, GgufFile, Level, open_bundle, write_bundle
+from pliant.bundle import (
+    Adapter,
+    Architecture,
+    Bundle,
+    GgufFile,
+    Level,
+    open_bundle,
+    write_bundle,
+)
 from pliant.bundle.write import refuse_foreign
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import Calibration, mean_loss, read_calibration
@@ -26,6 +34,9 @@ from pliant.elastify.recovery.data import RecoveryData, read_recovery_data
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
 from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
+from pliant.elastify.report.stopwatch import Stopwatch
+from pliant.elastify.report.tasks import read_tasks
+from pliant.elastify.report.write import make_report
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import logits
 from pliant.elastify.units import UnitScores
@@ -64,6 +75,7 @@ def elastify(
     windows: int = WINDOWS,
     window_tokens: int = WINDOW_TOKENS,
     recovery: Recovery | None = None,
+    tasks: str | Path | None = None,
     ray: str | None = None,
     report: Report = lambda line: None,
 ) -> Bundle:
@@ -72,9 +84,10 @@ def elastify(
     `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
     `windows` pieces of `window_tokens` tokens are taken from all over it. `anchors` is the number
     of anchor layers (default: about a fifth). With `recovery` every level below the full model
-    gets an adapter; a run that was cut short goes on training where it was. `ray` is the address
-    of a Ray cluster ("auto": this machine's) that shares the long work. `report` gets one line
-    per step; the bundle's provenance keeps the figures. Works in float32 and keeps model and
+    gets an adapter; a run that was cut short goes on training where it was. `tasks` is a file of
+    questions (see `read_tasks`) for the accuracy that the bundle's report shows. `ray` is the
+    address of a Ray cluster ("auto": this machine's) that shares the long work. `report` gets one
+    line per step; the bundle's provenance and report keep the figures. Works in float32 and keeps model and
     gradients in memory: 8 bytes per parameter. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
@@ -83,30 +96,39 @@ def elastify(
     source, out = Path(hf_dir), Path(out).absolute()
     config, vocabulary = _check(source, out, quantization)
     check_cluster(ray)
+    questions = () if tasks is None else read_tasks(Path(tasks))
+    stopwatch = Stopwatch()
     tokenizer = load_tokenizer(source)
     data = _recovery_data(recovery, tokenizer, config)
     window_tokens = min(window_tokens, config.context_length)
     text = read_calibration(Path(calibration), tokenizer, windows, window_tokens)
     report(f"read {source}: {config.num_layers} layers; {text.num_tokens} calibration tokens")
     model = load_model(source)
+    stopwatch.lap("reading")
     analysis = _analyse(model, config, text, anchors)
+    stopwatch.lap("anchors")
     report(f"anchor layers: {', '.join(map(str, analysis.anchors)) or 'none'}")
 
     sample = text.batches[0][0][:SAMPLE_TOKENS]
     before = logits(model, sample[None])
-    reorder_model(model, config, order_by(_scores(model, config, text, ray)))
+    scores = _scores(model, config, text, ray)
+    reorder_model(model, config, order_by(scores))
     difference = reorder_difference(before, logits(model, sample[None]))
+    stopwatch.lap("importance and reordering")
     report(f"reordered by importance: logits changed by at most {difference:.1e}")
 
     with _scratch_folder(out) as scratch:
         draft = Path(scratch) / "model.gguf"
         write_gguf(model, vocabulary, draft, quantization, out.name)
         num_lines = check_tokens(draft, tokenizer, sample)
+        stopwatch.lap("export")
         report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
         rank = recovery.options.rank if recovery else 0
         choice = _levels(draft, analysis.anchors, targets, quantization, rank)
-        checks = check_plans(open_bundle(draft), choice.levels, model, sample, quantization)
+        exported = open_bundle(draft)
+        checks = check_plans(exported, choice.levels, model, sample, quantization)
         verification = Verification(len(sample), difference, checks)
+        stopwatch.lap("levels and verification")
         for line in (*choice.notes, *verification.lines()):
             report(line)
         provenance = _provenance(source, config, text, analysis)
@@ -117,7 +139,19 @@ def elastify(
         }
         adapted = _recover(model, draft, choice.levels, recovery, data, out, ray, report)
         provenance |= adapted.provenance
-        bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files)
+        stopwatch.lap("recovery")
+        files = make_report(
+            out.name,
+            _with_adapters(exported, adapted),
+            Path(scratch),
+            provenance=provenance,
+            scores=scores,
+            verification=verification,
+            batches=text.batches,
+            questions=questions,
+            stopwatch=stopwatch,
+        )
+        bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files, files)
     shutil.rmtree(_checkpoints(out), ignore_errors=True)
     return bundle
 
@@ -197,6 +231,12 @@ def _recover(
         return adapt()
     with connect(ray) as cluster:
         return adapt(train=cluster.recover_levels)
+
+
+def _with_adapters(exported: Bundle, adapted: AdaptedLevels) -> Bundle:
+    """The exported model with the levels that its bundle will have."""
+    adapters = {name: Adapter.open(path) for name, path in adapted.files.items()}
+    return replace(exported, levels=adapted.levels, adapters=adapters)
 
 
 def _checkpoints(out: Path) -> Path:
