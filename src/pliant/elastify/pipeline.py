@@ -87,8 +87,8 @@ def elastify(
     gets an adapter; a run that was cut short goes on training where it was. `tasks` is a file of
     questions (see `read_tasks`) for the accuracy that the bundle's report shows. `ray` is the
     address of a Ray cluster ("auto": this machine's) that shares the long work. `report` gets one
-    line per step; the bundle's provenance and report keep the figures. Works in float32 and keeps model and
-    gradients in memory: 8 bytes per parameter. Deterministic on one machine.
+    line per step; the bundle's provenance and report keep the figures. Works in float32 and keeps
+    model and gradients in memory: 8 bytes per parameter. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; nothing is written then.

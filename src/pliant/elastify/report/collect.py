@@ -52,9 +52,7 @@ def collect_report(
             neurons=_rows(_binned(_descending(scores.neurons))),
             neurons_per_layer=architecture.ff,
         ),
-        layers=LayerLosses(
-            tuple(provenance["losses_without_layer"]), tuple(provenance["anchors"])
-        ),
+        layers=LayerLosses(tuple(provenance["losses_without_layer"]), tuple(provenance["anchors"])),
         plans=_plans(provenance),
         levels=tuple(_level(level, measured) for level in describe(bundle).levels),
         recovery=_recovery(provenance),
@@ -113,9 +111,7 @@ def _level(level: LevelDescription, measured: Measurements) -> LevelReport:
     )
 
 
-def _accuracy(
-    bare: LevelMeasurement, adapted: LevelMeasurement | None
-) -> tuple[TaskAccuracy, ...]:
+def _accuracy(bare: LevelMeasurement, adapted: LevelMeasurement | None) -> tuple[TaskAccuracy, ...]:
     """Of the tasks of which at least one question fits."""
     return tuple(
         TaskAccuracy(

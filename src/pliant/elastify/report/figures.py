@@ -49,13 +49,13 @@ def _perplexity(report: Report) -> Figure:
     costs = [level.cost for level in levels]
     bare = [level.bare_perplexity for level in levels]
     axes.plot(costs, bare, "o-", color=BLUE, label="without adapter")
-    recovered = [level for level in levels if level.recovered_perplexity is not None]
+    recovered = [
+        (one.cost, one.recovered_perplexity)
+        for one in levels
+        if one.recovered_perplexity is not None
+    ]
     if recovered:
-        axes.plot(
-            [level.cost for level in recovered],
-            [level.recovered_perplexity for level in recovered],
-            "s--", color=ORANGE, label="with adapter",
-        )  # fmt: skip
+        axes.plot(*zip(*recovered, strict=True), "s--", color=ORANGE, label="with adapter")
     axes.axhline(bare[-1], color=GREEN, linewidth=1, label="full model")
     axes.set(xlabel="cost per token, share of the full model's", ylabel="perplexity")
     _legend(axes)
@@ -106,9 +106,7 @@ def _layers(report: Report) -> Figure:
         ("anchors", sorted(anchors), ORANGE, "s"),
     ):
         if chosen:
-            axes.plot(
-                chosen, [losses[i] for i in chosen], marker, color=colour, label=name
-            )
+            axes.plot(chosen, [losses[i] for i in chosen], marker, color=colour, label=name)
     axes.set(xlabel="layer that is left out", ylabel="loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes)

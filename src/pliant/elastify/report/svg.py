@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 # Drawn instead of black, and made the page's own text colour afterwards.
 TEXT = "#010203"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
     "font.family": "sans-serif",

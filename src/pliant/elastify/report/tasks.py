@@ -104,7 +104,8 @@ def _question(where: str, line: str) -> Question:
         raise ElastifyError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise ElastifyError(f"{where}: not an object")
-    choices, answer = row.get("choices"), row.get("answer_index")
+    choices: Any = row.get("choices")
+    answer = row.get("answer_index")
     if not _are_texts(choices) or len(choices) < 2:
         raise ElastifyError(f"{where}: `choices` must be a list of at least two texts")
     if type(answer) is not int or not 0 <= answer < len(choices):
@@ -132,6 +133,4 @@ def _is_message(value: Any) -> bool:
 
 
 def _are_texts(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(t, str) and t for t in value)
-    )
+    return isinstance(value, list) and bool(value) and all(isinstance(t, str) and t for t in value)
