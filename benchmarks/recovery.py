@@ -29,8 +29,8 @@ from pliant.bundle import Level, open_bundle
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import read_calibration
 from pliant.elastify.importance import order_by, taylor_scores
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS
 from pliant.elastify.levels import choose_levels
-from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS
 from pliant.elastify.recovery.batches import batches_of
 from pliant.elastify.recovery.data import RecoveryData, read_recovery_data
 from pliant.elastify.recovery.losses import mean_lm_loss
@@ -114,7 +114,6 @@ def measure(
             levels,
             material.data,
             replace(options, loss=loss),
-            report=lambda line: print(line, file=sys.stderr),
         )
         print(f"{loss}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
         for row, result in zip(rows, recovered, strict=True):

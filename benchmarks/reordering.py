@@ -45,8 +45,8 @@ from pliant.elastify.importance import (
     random_order,
     taylor_scores,
 )
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS
 from pliant.elastify.levels import choose_levels
-from pliant.elastify.pipeline import WINDOW_TOKENS, WINDOWS
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import slice_model

@@ -10,8 +10,8 @@ HEADER = """# Commands
 Written by `make docs` from the commands' own help; `pliant VERB --help` shows the same.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 `doctor` found something
-missing or pliant has a bug, 2 an error that the message explains, 130 interrupted. `NO_COLOR` is
-respected.
+missing or pliant has a bug, 2 an error that the message explains, 130 interrupted, 141 nobody
+reads the output any more. `NO_COLOR` is respected.
 """
 
 

@@ -16,6 +16,7 @@ PliantError                     something pliant can explain in one sentence
 ├── GgmlError                   the native library is missing, of the wrong version, or failed
 │   ├── LibraryError            not found, or not a supported version
 │   └── TensorError             a shape or type that ggml would abort on
+├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 └── MissingExtraError           an optional dependency is not installed
 """
@@ -98,6 +99,11 @@ class LibraryError(GgmlError):
 
 class TensorError(GgmlError):
     code = "tensor_error"
+
+
+class HubError(PliantError):
+    http_status = 502
+    code = "hub_error"
 
 
 class ElastifyError(PliantError):

@@ -115,6 +115,10 @@ def test_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
         write_bundle(tmp_path / "link", path, levels, {})
     with pytest.raises(BundleError, match="cannot name a bundle"):
         write_bundle(tmp_path / "a b", path, levels, {})
+    with pytest.raises(BundleError, match="not a folder to write in"):
+        write_bundle(path / "inside", path, levels, {})
+    with pytest.raises(BundleError, match="cannot look into .* too long"):
+        write_bundle(tmp_path / ("a" * 5000) / "tiny", path, levels, {})
     assert names(tmp_path / "mine") == {"notes.txt"}
     assert names(tmp_path) == {"m.gguf", "mine", "tiny", "link"}
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pliant.bundle import (
-    Architecture,
     LayerPlan,
     Level,
     Plan,
@@ -16,36 +15,8 @@ from pliant.bundle import (
     per_token_cost,
 )
 from pliant.errors import PlanError
+from support.architectures import LLAMA_1B, SMALL
 
-SMALL = Architecture(
-    name="llama",
-    num_layers=3,
-    hidden_size=64,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=16,
-    ff=200,
-    vocab_size=100,
-    context_length=128,
-    rms_eps=1e-5,
-    rope_base=10000.0,
-    rope_dim=16,
-    rope_scaling_type="none",
-    rope_scaling_factor=1.0,
-    rope_original_context=128,
-    tied_embeddings=True,
-    has_rope_factors=False,
-)
-LLAMA_1B = replace(
-    SMALL,
-    num_layers=16,
-    hidden_size=2048,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=64,
-    ff=8192,
-    vocab_size=128256,
-)
 LAYERS = st.builds(
     LayerPlan,
     st.integers(0, 4),

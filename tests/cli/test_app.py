@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,13 @@ def raises(error: BaseException) -> Callable[[], None]:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"pliant {__version__}\n"
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pliant", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"pliant {__version__}\n"
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,16 +134,29 @@ def test_interrupt(use_verb: UseVerb) -> None:
     assert main(["fake"]) == 130
 
 
-def test_closed_pipe_is_no_traceback() -> None:
-    program = "from pliant.cli import main; import sys; sys.exit(main(['--help']))"
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout and process.stderr
-        process.stdout.close()
-        shown = process.stderr.read()
-    assert shown == ""
-    assert process.returncode == 1
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("pliant --help | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("pliant show pocket | true; exit ${PIPESTATUS[0]}", 141, ""),
+        (
+            "pliant list >/dev/full",
+            2,
+            "error: the system refused: [Errno 28] No space left on device",
+        ),
+        ("pliant list >&-", 2, "error: there is no stdout to write to"),
+        ("pliant list 2>&- >/dev/null", 0, ""),
+        ("pliant show nonsense 2>/dev/full", 2, ""),
+        ("pliant run pocket <&-", 2, "error: no prompt: give one as an argument or pipe it in"),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_streams_that_are_closed_or_full_are_no_traceback(
+    command: str, code: int, message: str
+) -> None:
+    script = command.replace("pliant", f"{sys.executable} -m pliant", 1)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (code, message)
 
 
 def test_no_colour_when_asked(

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pliant
 from pliant.cli import main
 from pliant.cli.demo_requests import APPS, normalise, read_requests
 from pliant.errors import BundleNotFoundError, CorruptFileError
-from support.fake_text_model import FakeTextModel
+from support.fake_text_model import CONTEXT, FakeTextModel
 from support.synthetic_latency import make_latency
 
 
@@ -145,6 +146,18 @@ def test_on_a_terminal_the_table_grows(
     assert "1 of 36 requests answered" in out and "36 of 36 requests answered" in out
 
 
+def test_what_cannot_be_answered_is_said_before_the_measurement(
+    model: FakeTextModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _rows()
+    rows[7]["messages"][0]["content"] = "word " * CONTEXT
+    requests = _write(tmp_path / "long.jsonl", rows)
+    assert main(["demo", "--requests", str(requests)]) == 2
+    err = capsys.readouterr().err
+    assert "does not fit" in err and "at most 15 s" not in err
+    assert model.asked == [] and model.is_closed
+
+
 def test_a_model_with_one_level_has_no_switches(
     model: FakeTextModel, requests: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,9 +206,10 @@ def test_files_that_are_not_requests_are_refused(tmp_path: Path, content: bytes)
         read_requests(path)
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleNotFoundError, match="demo's requests"):
-        read_requests(tmp_path / "absent.jsonl")
+def test_a_missing_file_or_none_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.jsonl", tmp_path, Path(os.devnull)):
+        with pytest.raises(BundleNotFoundError, match="demo's requests"):
+            read_requests(path)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ DOCUMENTS = [
 EXEMPT = {
     r"make \w+": "tests/test_project.py looks at every target with make --dry-run",
     r"(CMAKE_ARGS=\S+ )?pip install .*": "would install packages",
+    r"pliant pull .*": "needs the network; tests/cli/test_pull.py has a server of its own",
     r"pliant demo": "takes a minute or two; tests/cli/test_demo.py runs it on a fake model",
     r"pliant run pocket": "a chat needs a terminal; tests/e2e/test_run_terminal.py gives it one",
 }

@@ -97,6 +97,14 @@ def test_folder_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "PLIANT_HOME" in (found.remedy or "")
 
 
+def test_a_folder_of_impossible_name_is_no_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLIANT_CACHE", "a" * 5000 + "\x1b[31m")
+    assert main(["doctor"]) == 0
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
 def test_extra_packages_are_those_of_pyproject() -> None:
     assert set(extra_packages("elastify")) == {"torch", "transformers", "safetensors", "gguf"}
 

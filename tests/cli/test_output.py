@@ -1,6 +1,6 @@
 import pytest
 
-from pliant.cli.output import format_bytes, format_count
+from pliant.cli.output import format_bytes, format_count, format_duration
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,11 @@ def test_format_bytes(nbytes: int, text: str) -> None:
 )
 def test_format_count(count: int, text: str) -> None:
     assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (12_000, "3 h 20 min")],
+)
+def test_format_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -1,11 +1,14 @@
 """`pliant show` and `pliant list`."""
 
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from pliant.bundle import installed_bundles, per_token_cost
+from pliant.bundle import installed_bundles, per_token_cost, write_bundle
 from pliant.bundle.bundle import Bundle
 from pliant.cli import main
 from support.tiny_bundle import RATIOS, make_tiny_bundle
@@ -27,6 +30,19 @@ def test_show_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     assert ["layer", "0.3", "0.5", "1"] in lines
     assert ["0", "1/64", "2/128", "4/256"] in lines
     assert "64 wide, 4 heads, 4 KV heads, 256 MLP neurons" in shown.out
+
+
+def test_show_says_where_the_report_is(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {name: tmp_path / name for name in ("report.html", "report.json")}
+    for path in texts.values():
+        path.write_text("{}", encoding="utf-8")
+    folder = tmp_path / "told"
+    told = write_bundle(folder, bundle.gguf.path, bundle.levels, {}, report=texts)
+    assert main(["show", str(told.path), "--check"]) == 0
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert f"how it was made, for a browser: {folder / 'report.html'}" in shown
 
 
 def test_what_a_bundle_says_of_itself_does_not_reach_the_terminal(
@@ -101,6 +117,23 @@ def test_list_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     assert ["tiny", "user", str(bundle.path), "3"] in [row[:4] for row in rows]
 
 
+@pytest.mark.parametrize("argv", [["list"], ["show", "tiny"]])
+def test_a_narrow_terminal_cuts_nothing_off(
+    argv: list[str],
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(argv)
+    wide = capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "20")
+    main(argv)
+    assert re.sub("\x1b[^m]*m", "", capsys.readouterr().out) == wide
+
+
 def test_list_for_machines(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["bundles"]
@@ -115,3 +148,34 @@ def test_list_says_why_a_bundle_cannot_be_opened(
     (bundle.path / "pliant.json").write_text("{")
     assert main(["list"]) == 0
     assert "tiny cannot be opened: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not take such names")
+def test_list_shows_odd_paths_as_they_are_and_leaves_out_drafts(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = bundle.path.parents[1] / "[red]\x1b[31m[/x]"
+    odd.mkdir(parents=True)
+    bundles = bundle.path.parent.rename(odd / "bundles")
+    shutil.copytree(bundles / "tiny", bundles / ".tiny.0badcafe.new")
+    monkeypatch.setenv("PLIANT_HOME", str(odd))
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "[red]\ufffd[31m[/x]/bundles/tiny" in shown
+    assert "\x1b[31m" not in shown and ".new" not in shown
+
+
+@pytest.mark.parametrize("argv", [["list"], ["show", "tiny"]])
+def test_a_home_that_cannot_be_is_one_sentence(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLIANT_HOME", "a" * 5000)
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: cannot list ") and shown.err.count("\n") == 1
+
+
+def test_an_empty_name_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", ""]) == 2
+    assert capsys.readouterr().err == "error: the name of the bundle is empty\n"

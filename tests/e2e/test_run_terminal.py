@@ -1,6 +1,7 @@
 """`pliant run` in a real terminal, on a small random model."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,22 @@ def test_piped_prompt_gives_the_answer_on_stdout(bundle: Path, environment: dict
     ]
     assert results[0].stdout == results[1].stdout != b""
     assert b"[level 1, TTFT" in results[0].stderr
+
+
+def test_ctrl_c_during_the_measurement_ends_the_program_quietly(
+    bundle: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [PLIANT, "run", str(bundle), "hello", "--ttft", "40%"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        assert process.stderr.readline().startswith("measuring this device")
+        process.send_signal(signal.SIGINT)
+        assert (process.stdout.read(), process.stderr.read()) == ("", "")
+    # Python ends itself by the signal if that came at certain moments of an import.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_errors_are_one_line(bundle: Path, environment: dict[str, str]) -> None:

@@ -93,5 +93,7 @@ def test_rope_factors_are_those_of_transformers() -> None:
 
 
 def test_an_unknown_quantization_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ElastifyError, match="'Q3_K' is not one of F16, Q8_0, Q4_0"):
+    with pytest.raises(
+        ElastifyError, match="'Q3_K' is not one of F16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0"
+    ):
         export(tmp_path, "Q3_K")

@@ -5,26 +5,10 @@ from hypothesis import strategies as st
 
 from pliant.bundle import Architecture, Plan, check_levels, cost_ratio
 from pliant.elastify.levels import choose_levels
+from support.architectures import LLAMA_1B
 
-LLAMA_1B = Architecture(
-    name="llama",
-    num_layers=16,
-    hidden_size=2048,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=64,
-    ff=8192,
-    vocab_size=32000,
-    context_length=4096,
-    rms_eps=1e-5,
-    rope_base=5e5,
-    rope_dim=64,
-    rope_scaling_type="none",
-    rope_scaling_factor=1.0,
-    rope_original_context=4096,
-    tied_embeddings=True,
-    has_rope_factors=False,
-)
+# With Llama 2's vocabulary the output head leaves room for every level.
+SMALL_HEAD = replace(LLAMA_1B, vocab_size=32000)
 ANCHORS = (0, 1, 15)
 
 
@@ -34,7 +18,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
     head_dim = draw(st.sampled_from([8, 32, 64]))
     heads_per_kv = draw(st.integers(1, 4))
     return replace(
-        LLAMA_1B,
+        SMALL_HEAD,
         num_layers=draw(st.integers(1, 8)),
         hidden_size=draw(st.sampled_from([64, 256, 576])),
         num_heads=kv_heads * heads_per_kv,
@@ -72,14 +56,14 @@ def test_levels_are_nested_honest_and_within_their_ratio(
 
 
 def test_a_large_model_has_all_nine_levels_close_to_their_targets() -> None:
-    choice = choose_levels(LLAMA_1B, ANCHORS, block=32)
+    choice = choose_levels(SMALL_HEAD, ANCHORS, block=32)
     assert [level.ratio for level in choice.levels] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
     assert not choice.notes
     assert all(level.ratio - level.cost < 0.02 for level in choice.levels)
 
 
 def test_anchors_stay_whole_while_the_others_keep_half() -> None:
-    levels = {level.ratio: level for level in choose_levels(LLAMA_1B, ANCHORS).levels}
+    levels = {level.ratio: level for level in choose_levels(SMALL_HEAD, ANCHORS).levels}
     for level in levels.values():
         widths = {layer for index, layer in enumerate(level.plan.layers) if index not in ANCHORS}
         assert len(widths) == 1
@@ -87,19 +71,19 @@ def test_anchors_stay_whole_while_the_others_keep_half() -> None:
         for anchor in (level.plan.layers[index] for index in ANCHORS):
             assert anchor.kv_heads == min(8, 2 * other.kv_heads)
             assert min(8192, 2 * other.ff) <= anchor.ff <= 2.2 * other.ff or anchor.ff == 8192
-    full = Plan.full(LLAMA_1B).layers[0]
+    full = Plan.full(SMALL_HEAD).layers[0]
     assert levels[0.7].plan.layers[ANCHORS[0]] == full
     assert levels[0.2].plan.layers[ANCHORS[0]] != full
 
 
 def test_attention_and_mlp_shrink_together() -> None:
-    for level in choose_levels(LLAMA_1B, ()).levels:
+    for level in choose_levels(SMALL_HEAD, ()).levels:
         layer = level.plan.layers[0]
         assert abs(layer.kv_heads / 8 - layer.ff / 8192) <= 0.2
 
 
 def test_a_floor_is_said_and_not_faked() -> None:
-    architecture = replace(LLAMA_1B, num_layers=2, hidden_size=256, ff=512, vocab_size=50000)
+    architecture = replace(SMALL_HEAD, num_layers=2, hidden_size=256, ff=512, vocab_size=50000)
     choice = choose_levels(architecture, (0,))
     smallest = choice.levels[0]
     assert smallest.cost == cost_ratio(architecture, smallest.plan)
@@ -110,6 +94,6 @@ def test_a_floor_is_said_and_not_faked() -> None:
 
 
 def test_levels_that_would_be_equal_become_one() -> None:
-    architecture = replace(LLAMA_1B, num_layers=1, num_heads=1, num_kv_heads=1, ff=64)
+    architecture = replace(SMALL_HEAD, num_layers=1, num_heads=1, num_kv_heads=1, ff=64)
     choice = choose_levels(architecture, ())
     assert len({level.plan for level in choice.levels}) == len(choice.levels)

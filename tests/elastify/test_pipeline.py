@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ from pliant.bundle import GgufFile, check, open_bundle
 from pliant.elastify import elastify
 from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
-from pliant.elastify.verify import check_plans, check_tokens, reorder_difference
+from pliant.elastify.verify import (
+    check_plans,
+    check_tokens,
+    expected_logits,
+    reorder_difference,
+)
 from pliant.errors import BundleError, ElastifyError
 from support.llama_reference import reference_logits
 from support.tiny_hf import make_folder, write_tokenizer
@@ -62,6 +68,26 @@ def test_the_same_input_gives_the_same_file(source: Path, calibration_file: Path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_widths_are_whole_blocks(tmp_path: Path, calibration_file: Path) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64}
+    bundle = elastic(make_folder(tmp_path / "wide", **shape), calibration_file, quantization="Q4_K")
+    assert len(bundle.levels) > 2
+    for layer in (layer for level in bundle.levels for layer in level.plan.layers):
+        assert layer.ff % 256 == 0
+        assert layer.heads * 64 % 256 == 0
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_sixteen_bit_weights(
+    source: Path, calibration_file: Path, dtype: Any, tmp_path: Path
+) -> None:
+    load_model(source, "bf16").save_pretrained(source)
+    bundle = elastic(source, calibration_file, quantization="F16", dtype=dtype, targets=(0.6,))
+    told = provenance(bundle.path)
+    assert told["verification"]["reorder_difference"] <= 1e-4
+    assert all(level["relative_error"] < 0.02 for level in told["verification"]["levels"])
+
+
 def test_the_number_of_anchors_can_be_chosen(source: Path, calibration_file: Path) -> None:
     bundle = elastic(source, calibration_file, anchors=2, targets=(0.6,))
     assert len(provenance(bundle.path)["anchors"]) == 2
@@ -91,9 +117,10 @@ def test_a_changed_model_is_found_out(
     bundle = elastic(source, calibration_file, quantization="F16")
     other = load_model(source)  # not reordered: only its full level is the same
     full, half = bundle.levels[-1], bundle.level(0.5)
-    check_plans(bundle, [full], other, tokens, "F16")
+    reference = partial(expected_logits, other, tokens=tokens)
+    check_plans(bundle, [full], reference, tokens, "F16")
     with pytest.raises(ElastifyError, match=r"level 0\.5 does not compute"):
-        check_plans(bundle, [half], other, tokens, "F16")
+        check_plans(bundle, [half], reference, tokens, "F16")
     before = logits(other, tokens[None])
     with pytest.raises(ElastifyError, match="reordering changed the model"):
         reorder_difference(before, logits(slice_model(other, half.plan), tokens[None]))

@@ -174,12 +174,12 @@ def test_refuses_weights_that_lack_a_tensor(tmp_path: Path) -> None:
     tensors = load_file(weights)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, weights, {"format": "pt"})
-    with pytest.raises(ElastifyError, match=r"lack 1 tensors: model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(ElastifyError, match=r"lack 1 tensors .*model\.layers\.1\.mlp\.up_proj"):
         load_model(tmp_path)
 
 
 def test_refuses_damaged_weights(tmp_path: Path) -> None:
     weights = make_folder(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ElastifyError, match="cannot be read"):
+    with pytest.raises(ElastifyError, match="cut short: its header|cut short: model"):
         load_model(tmp_path)

@@ -7,8 +7,11 @@ from tokenizers import Tokenizer
 
 from pliant.bundle import GgufFile, open_bundle
 from pliant.elastify.export import write_gguf
+from pliant.elastify.pretokenizers import (
+    LLAMA3_SPLIT,
+)
 from pliant.elastify.source import load_tokenizer
-from pliant.elastify.vocabulary import LLAMA3_SPLIT, read_vocabulary
+from pliant.elastify.vocabulary import read_vocabulary
 from pliant.errors import ElastifyError
 from support.llama_reference import reference_tokens
 from support.tiny_gguf import CHAT_TEMPLATE
@@ -24,7 +27,7 @@ TEXTS = (
 )
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 BYTE_LEVEL = {**BYTES, "use_regex": True}
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "type": "Sequence",
     "pretokenizers": [
         {
@@ -34,6 +37,13 @@ LLAMA3 = {
             "invert": False,
         },
         {**BYTES, "use_regex": False},
+    ],
+}
+ODD_SPLIT = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {**LLAMA3["pretokenizers"][0], "pattern": {"Regex": "[a-z]+"}},
+        LLAMA3["pretokenizers"][1],
     ],
 }
 SMOLLM = {
@@ -137,8 +147,8 @@ def test_the_model_names_its_end_where_the_tokenizer_does_not(tmp_path: Path) ->
         ({"pre_tokenizer": {**BYTE_LEVEL, "add_prefix_space": True}}, "would not split text"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "would not split text.*Whitespace"),
         ({"pre_tokenizer": None}, "would not split text"),
-        ({"pre_tokenizer": LLAMA3}, "would not split text"),  # merges are not ignored
-        ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"pre_tokenizer": ODD_SPLIT}, r"would not split text.*Split '\[a-z\]\+' \+ ByteLevel"),
+        ({"normalizer": {"type": "NFKC"}}, "the normalizer NFKC is not supported"),
     ],
 )
 def test_refuses_what_llama_cpp_would_split_otherwise(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pliant.engine.gbnf import check
+from pliant.engine.gbnf import check, nullable_rules
+from pliant.engine.gbnf_parser import Alternatives, Item
 from pliant.engine.tokenizer import Tokenizer
 from pliant.errors import SamplingError
 from pliant.ggml.llama_sampler import Candidates, GrammarSampler
@@ -108,6 +109,45 @@ def test_whatever_passes_is_safe_to_run(tokenizer: Tokenizer, parts: list[str]) 
             if not candidates.any_left():
                 break
             sampler.accept(token)
+
+
+ITEMS = st.builds(
+    Item,
+    terminals=st.integers(0, 1),
+    rule=st.sampled_from([None, "a", "b", "c", "d"]),
+    min_times=st.integers(0, 1),
+)
+RULES = st.fixed_dictionaries(
+    {name: st.lists(st.lists(ITEMS, max_size=4), min_size=1, max_size=3) for name in "abcd"}
+)
+
+
+@given(RULES)
+def test_rules_that_can_be_empty_are_found(rules: dict[str, Alternatives]) -> None:
+    empty: set[str | None] = set()
+    for _ in rules:
+        for name, alternatives in rules.items():
+            for items in alternatives:
+                if all(
+                    item.min_times == 0
+                    or (item.terminals == 0 if item.rule is None else item.rule in empty)
+                    for item in items
+                ):
+                    empty.add(name)
+    assert nullable_rules(rules) == empty
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= " + '"" ' * 30_000 + '"x"',
+        "root ::= " + "e " * 20_000 + '"x"\ne ::= ""',
+        "root ::= " + '"a" ' * 30_000,
+    ],
+    ids=["empties", "references", "letters"],
+)
+def test_long_sequences_are_checked_in_one_go(grammar: str) -> None:
+    check(grammar)
 
 
 def test_a_long_chain_of_rules_is_refused() -> None:

@@ -1,7 +1,10 @@
 """llama.cpp's declarations against its header; vocabulary and sampler objects."""
 
 import ctypes
+import logging
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -20,10 +23,17 @@ from pliant.ggml.llama_declarations import (
     check_model_params,
 )
 from pliant.ggml.llama_sampler import Candidates, GrammarSampler, SamplerChain
+from pliant.ggml.log import forward_to_logging
 from support.tiny_gguf import make_tiny_gguf
 
 HEADER = library.library_folder().parent.parent / "include" / "llama.h"
 needs_header = pytest.mark.skipif(not HEADER.is_file(), reason="the headers are not installed")
+
+
+@pytest.fixture
+def logs() -> None:
+    """Go to logging: llama_cpp, imported after pliant loaded the library, prints them."""
+    library.load().llama.llama_log_set(forward_to_logging, None)
 
 
 def header() -> str:
@@ -109,8 +119,35 @@ def grammar_of(vocab: Vocab) -> GrammarSampler:
     return GrammarSampler(vocab, 'root ::= "a"')
 
 
+def test_ctrl_c_while_llama_cpp_reports_is_not_lost(
+    tmp_path: Path, logs: None, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_tiny_gguf(tmp_path / "v.gguf")
+    before = signal.getsignal(signal.SIGINT)
+    press_once = PressCtrlC()
+    logging.getLogger("pliant.ggml").addHandler(press_once)
+    try:
+        with caplog.at_level(logging.DEBUG, "pliant.ggml"), pytest.raises(KeyboardInterrupt):
+            Vocab(path)
+    finally:
+        logging.getLogger("pliant.ggml").removeHandler(press_once)
+    assert press_once.is_done and "Exception ignored" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+class PressCtrlC(logging.Handler):
+    """Does it at the first record."""
+
+    is_done = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.is_done:
+            self.is_done = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
-def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path, logs: None) -> None:
     path = make_tiny_gguf(tmp_path / "v.gguf").rename(tmp_path / "\udcff.gguf")
     with Vocab(path) as vocab:
         assert vocab.size > 0

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
 
-from pliant.errors import UnknownLevelError
+from pliant.errors import ContextOverflowError, UnknownLevelError
 from support.synthetic_latency import RATIOS, make_level
 
 TTFT_MS = 2.0
 TPOT_MS = 0.5
+CONTEXT = 1024
+WORDS = "one two three four"
 
 
 @dataclass
@@ -41,6 +43,13 @@ class FakeTextModel:
 
     def encode_prompt(self, prompt: Sequence[Any]) -> "FakeTokens":
         return FakeTokens(list(prompt))
+
+    def room_after(self, prompt_tokens: int) -> int:
+        if prompt_tokens >= CONTEXT:
+            raise ContextOverflowError(
+                "does not fit", needed_tokens=prompt_tokens + 1, available_tokens=CONTEXT
+            )
+        return CONTEXT - prompt_tokens
 
     def stream(
         self, prompt: Any, *, level: float, max_tokens: int, sampling: Any, cancel: Any

@@ -60,6 +60,8 @@ def open_bundle(source: str | Path) -> Bundle:
 
     Raises BundleNotFoundError, CorruptFileError or UnsupportedModelError.
     """
+    if not str(source):
+        raise BundleNotFoundError("the name of the bundle is empty")
     path = find_installed(source) or Path(source)
     try:
         if path.is_dir():

@@ -50,11 +50,16 @@ def _folders() -> Iterator[tuple[Path, Origin]]:
     for place, origin in places:
         try:
             folders = sorted(place.iterdir()) if place.is_dir() else []
-            bundles = [folder for folder in folders if (folder / MANIFEST_FILE).is_file()]
+            bundles = [folder for folder in folders if _is_bundle(folder)]
         except OSError as error:
             raise BundleNotFoundError(f"cannot list {place}: {error}") from error
         for folder in bundles:
             yield folder, origin
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether it can be opened by its name; drafts of bundles cannot."""
+    return is_file_name(folder.name) and (folder / MANIFEST_FILE).is_file()
 
 
 def _describe(folder: Path, origin: Origin) -> InstalledBundle:

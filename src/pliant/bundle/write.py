@@ -52,8 +52,6 @@ def write_bundle(
     anything but a bundle, or writing fails.
     """
     folder = Path(folder).absolute()
-    if not is_file_name(folder.name):
-        raise BundleError(f"{folder.name!r} cannot name a bundle: use letters, digits, . _ -")
     gguf = GgufFile.open(model_gguf)
     architecture = Architecture.from_gguf(gguf)
     check_vocabulary(gguf, architecture.vocab_size)
@@ -84,7 +82,22 @@ def write_bundle(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise BundleError if replacing `folder` would delete anything but a bundle's own files."""
+    """Raise BundleError unless a bundle can be written at `folder`, an absolute path.
+
+    Its name must be one for a bundle, and nothing but a bundle's own files may be replaced.
+    """
+    if not is_file_name(folder.name):
+        raise BundleError(f"{folder.name!r} cannot name a bundle: use letters, digits, . _ -")
+    try:
+        beside = next(parent for parent in folder.parents if parent.exists())
+        if not beside.is_dir() or not os.access(beside, os.W_OK):
+            raise BundleError(f"{folder} cannot be made: {beside} is not a folder to write in")
+        _refuse_foreign_files(folder)
+    except OSError as error:
+        raise BundleError(f"cannot look into {folder}: {error}") from error
+
+
+def _refuse_foreign_files(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():

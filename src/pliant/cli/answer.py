@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pliant.slo import LatencyModel, Limits, Slo, Strategy, choose, resolve
+from pliant.slo.strategy import Policy
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
@@ -25,11 +26,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Pace:
-    """At what level requests run: a named one, or the largest that `latency` says meets `slo`."""
+    """At what level requests run: a named one, or the largest that `latency` says meets `slo`.
+
+    `policy` says what becomes of a request whose SLO no level is predicted to meet.
+    """
 
     level: float = 1.0
     slo: Slo | None = None
     latency: LatencyModel | None = None
+    policy: Policy = "best_effort"
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,12 @@ def answer(
 ) -> Answer:
     """Stream the answer, each piece of text to `show`; `cancel` ends it between tokens.
 
-    Raises RequestError for what the model cannot answer.
+    Raises RequestError for what the model cannot answer, SloError for an SLO that cannot be met
+    under the policy `strict`.
     """
     arrived = time.perf_counter()
     tokens = model.encode_prompt(messages)
+    max_tokens = min(max_tokens, model.room_after(len(tokens)))
     choice = _choose(model, pace, len(tokens), max_tokens)
     level = pace.level if choice is None else choice.strategy.level
     before_ms = 1000 * (time.perf_counter() - arrived)
@@ -92,6 +99,8 @@ def _choose(
     if pace.slo is None or pace.latency is None:
         return None
     begin = time.perf_counter()
-    strategy = choose(pace.latency, model.levels, prompt_tokens, pace.slo, max_tokens)
+    strategy = choose(
+        pace.latency, model.levels, prompt_tokens, pace.slo, max_tokens, policy=pace.policy
+    )
     choose_ms = 1000 * (time.perf_counter() - begin)
     return Choice(strategy, resolve(pace.latency, prompt_tokens, pace.slo, max_tokens), choose_ms)

@@ -4,11 +4,13 @@ Knows each verb's name and one line of help, nothing of what it does: a verb's m
 it ggml or torch, is imported when the verb is run or its own help is asked for.
 """
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +19,9 @@ from typer.core import TyperGroup
 from pliant._version import __version__
 from pliant.errors import PliantError
 
-INTERRUPTED = 130
 BUG = 1
+REFUSED = 2
+PIPE_CLOSED = 141
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ VERBS = (
     Verb("run", "run", "Chat with a model, or answer one prompt."),
     Verb("show", "show", "Show a bundle: its architecture, levels, costs and files."),
     Verb("list", "list_bundles", "List the bundles on this device."),
+    Verb("pull", "pull", "Download a model from the Hugging Face hub."),
     Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
@@ -55,31 +59,64 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_verb(str(name)) if command else None, rest
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _ended_by_closed_pipe():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _ended_by_closed_pipe():
+            return super().invoke(ctx)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `pliant argv`; returns the exit code (0, 1 a bug, 2 an error, 130 interrupted)."""
+    """Run `pliant argv`; returns the exit code (0, 1 a bug, 2 an error, 141 a closed pipe).
+
+    Lets KeyboardInterrupt through.
+    """
     settings = Settings()
     try:
+        _check_streams()
         return _flushed(_run(sys.argv[1:] if argv is None else argv, settings))
-    except BrokenPipeError:
-        _discard_output()
-        return BUG
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except PliantError as error:
-        if settings.debug:
-            raise
-        from pliant.cli.output import terminal_safe
-
-        # It may quote a file that was not made to be read by people.
-        print(terminal_safe(f"error: {error}"), file=sys.stderr)
-        return error.exit_code
     except Exception as error:
-        if settings.debug:
+        if settings.debug and not isinstance(error, BrokenPipeError):
             raise
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"bug in pliant: {what} (pliant --debug ... shows where)", file=sys.stderr)
-        return BUG
+        return _explained(error)
+
+
+def _explained(error: Exception) -> int:
+    """Say on stderr what went wrong; returns the exit code."""
+    if isinstance(error, PliantError):
+        _complain(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, OSError):
+        # What was not written fails again when the interpreter exits.
+        _discard_output()
+        if isinstance(error, BrokenPipeError):
+            return PIPE_CLOSED
+        _complain(f"error: the system refused: {error}")
+        return REFUSED
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    _complain(f"bug in pliant: {what} (pliant --debug ... shows where)")
+    return BUG
+
+
+def _complain(text: str) -> None:
+    """One line, as far as stderr takes it; it may quote a file that was not made for people."""
+    from pliant.cli.output import terminal_safe
+
+    with contextlib.suppress(OSError):
+        print(terminal_safe(text), file=sys.stderr, flush=True)
+
+
+def _check_streams() -> None:
+    """Python has None for a stream that was closed before it started."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = sys.stderr
+        raise PliantError("there is no stdout to write to")
 
 
 def _run(argv: Sequence[str], settings: Settings) -> int:
@@ -143,13 +180,26 @@ def load_verb(name: str) -> Any:
     return typer.main.get_command(app)
 
 
+@contextlib.contextmanager
+def _ended_by_closed_pipe() -> Iterator[None]:
+    """typer would take a closed pipe for a failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise SystemExit(PIPE_CLOSED) from None
+
+
 def _flushed(code: int) -> int:
     sys.stdout.flush()
     return code
 
 
 def _discard_output() -> None:
-    """Keep the interpreter from reporting the broken pipe again when it exits."""
+    """Keep the interpreter from reporting what cannot be written again when it exits."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
     os.close(null)

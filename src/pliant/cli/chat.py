@@ -12,6 +12,7 @@ from pliant.cli.answer import Answer, Pace, answer
 from pliant.cli.output import terminal_safe
 from pliant.errors import PliantError, RequestError
 from pliant.slo import LatencyModel, Slo, load_or_calibrate
+from pliant.slo.strategy import Policy
 
 if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel
@@ -21,9 +22,10 @@ HELP = """\
 /level 0.5      run at this level
 /slo 0.4 0.6    choose the level: TTFT, TPOT as shares of the full model's, or 400ms, or -
 /slo off        run the full model
+/system TEXT    tell the model what it is for; without TEXT: nothing
 /reset          forget the conversation
 /help           show this
-/bye            leave (also Ctrl-D); Ctrl-C stops an answer"""
+/bye            leave (also Ctrl-D); Ctrl-C stops an answer or a measurement"""
 
 _PROMPT = ">>> "
 
@@ -39,12 +41,19 @@ class Chat:
         *,
         level: float = 1.0,
         slo: Slo | None = None,
+        policy: Policy = "best_effort",
+        system: str = "",
     ) -> None:
-        """Raises UnknownLevelError if the model has no such level."""
+        """`policy` is that of every SLO; `system` is a message before all others, or none.
+
+        Raises UnknownLevelError if the model has no such level.
+        """
         self._model = model
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._messages: list[dict[str, str]] = []
+        self._system = system
+        self._policy = policy
         self._latency: LatencyModel | None = None
         self._pace = self._fixed(level) if slo is None else self._chosen(slo)
 
@@ -54,10 +63,11 @@ class Chat:
         Raises RequestError, and then forgets `text`.
         """
         messages = [*self._messages, {"role": "user", "content": text}]
+        system = [{"role": "system", "content": self._system}] if self._system else []
         with Interrupt() as interrupt:
             found = answer(
                 self._model,
-                messages,
+                [*system, *messages],
                 self._pace,
                 self._max_tokens,
                 sampling=self._sampling,
@@ -74,7 +84,8 @@ class Chat:
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # Gives `input` editing and a history.
         levels = ", ".join(f"{level.ratio:g}" for level in self._model.levels)
-        _say(f"{self._model.bundle.name}, levels {levels}; /help shows the commands")
+        name = terminal_safe(self._model.bundle.name)
+        _say(f"{name}, levels {levels}; /help shows the commands")
         for line in _typed_lines():
             if line == "/bye":
                 return
@@ -83,16 +94,19 @@ class Chat:
     def _obey(self, line: str) -> None:
         try:
             if line.startswith("/"):
-                self._command(line[1:].split())
+                self._command(line[1:].strip())
             elif line:
                 self.answer(line)
         except PliantError as error:
             _say(terminal_safe(f"error: {error}"))
+        except KeyboardInterrupt:
+            _say("\nstopped")
 
-    def _command(self, words: list[str]) -> None:
-        match words:
-            case ["level", text]:
-                self._pace = self._fixed(_number(text))
+    def _command(self, command: str) -> None:
+        name, _, text = command.partition(" ")
+        match [name, *text.split()]:
+            case ["level", number]:
+                self._pace = self._fixed(_number(number))
                 _say(f"level {self._pace.level:g}")
             case ["slo", "off"]:
                 self._pace = Pace()
@@ -101,15 +115,16 @@ class Chat:
                 sides = [None if side == "-" else side for side in (ttft, *rest)]
                 self._pace = self._chosen(Slo.parse(*sides))
                 _say(f"SLO {self._pace.slo}")
+            case ["system", *_]:
+                self._system = text.strip()
+                _say("system message set" if self._system else "no system message")
             case ["reset"]:
                 self._messages = []
                 _say("forgotten")
             case ["help"]:
                 _say(HELP)
             case _:
-                raise RequestError(
-                    f"no such command: /{' '.join(words)}; /help shows what there is"
-                )
+                raise RequestError(f"no such command: /{command}; /help shows what there is")
 
     def _fixed(self, level: float) -> Pace:
         return Pace(self._model.bundle.level(level).ratio)
@@ -117,7 +132,7 @@ class Chat:
     def _chosen(self, slo: Slo) -> Pace:
         if self._latency is None:
             self._latency = load_or_calibrate(self._model, before_calibration=announce_calibration)
-        return Pace(slo=slo, latency=self._latency)
+        return Pace(slo=slo, latency=self._latency, policy=self._policy)
 
 
 class Interrupt:

@@ -44,6 +44,9 @@ def demo(
 
     asked = read_requests(requests or built_in_requests())
     with pliant.load(bundle) as model:
+        for request in asked:
+            # What cannot be answered is said before the device is measured.
+            model.room_after(len(model.encode_prompt(request.messages)))
         latency = load_or_calibrate(model, before_calibration=announce_calibration)
         report = _run(model, latency, asked, is_live=_is_live(as_json))
     if as_json:

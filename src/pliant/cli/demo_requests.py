@@ -58,6 +58,9 @@ def read_requests(path: Path) -> list[DemoRequest]:
     Raises BundleNotFoundError or CorruptFileError.
     """
     try:
+        # Reading a pipe or a device could block or never end.
+        if path.exists() and not path.is_file():
+            raise BundleNotFoundError(f"cannot read the demo's requests: {path} is not a file")
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise BundleNotFoundError(f"cannot read the demo's requests: {error}") from error

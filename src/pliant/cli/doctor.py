@@ -17,7 +17,7 @@ import typer
 from rich.text import Text
 
 from pliant._version import __version__
-from pliant.cli.output import console, format_bytes, print_json
+from pliant.cli.output import console, format_bytes, print_json, terminal_safe
 from pliant.errors import PliantError
 from pliant.paths import cache_folder, home_folder
 
@@ -153,7 +153,7 @@ def _nearest_existing(path: Path) -> Path:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except PermissionError:
+    except OSError:
         return False
 
 
@@ -210,8 +210,9 @@ def _print_findings(findings: tuple[Finding, ...], usable: bool) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         line = Text(f"{finding.state:<8}", style=_COLOURS[finding.state])
-        line.append(f"  {finding.name:<{width}}  {finding.detail}", style="default")
+        detail = terminal_safe(finding.detail)
+        line.append(f"  {finding.name:<{width}}  {detail}", style="default")
         out.print(line)
         if finding.remedy:
-            out.print(Text(f"{'':<{width + 12}}mend: {finding.remedy}"))
+            out.print(Text(f"{'':<{width + 12}}mend: {terminal_safe(finding.remedy)}"))
     out.print("pliant can be used" if usable else "pliant cannot be used: see `missing` above")

@@ -1,54 +1,69 @@
-"""`pliant elastify`: from a Hugging Face folder to a bundle."""
+"""`pliant elastify`: from a Hugging Face model to a bundle."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pliant.cli.output import console, format_bytes, format_count, format_duration, table
 from pliant.errors import ElastifyError
+
+if TYPE_CHECKING:
+    from pliant.elastify import Forecast
 
 
 def elastify(
-    hf_dir: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face model folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="HF_DIR|ORG/MODEL", help="Folder, or name on the Hugging Face hub."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle is replaced.")],
     calibration: Annotated[
         Path,
         typer.Option(help="Text as the model will see it, or .jsonl with a `text` in each line."),
     ],
     quantization: Annotated[
-        str | None, typer.Option(help="F16, Q8_0 or Q4_0.", show_default="Q8_0")
+        str | None,
+        typer.Option(help="F16, Q8_0, Q6_K, Q5_K, Q4_K or Q4_0.", show_default="Q8_0"),
     ] = None,
     anchors: Annotated[
         int | None,
         typer.Option(help="Layers that stay wider than the others.", show_default="about a fifth"),
     ] = None,
     windows: Annotated[
-        int | None, typer.Option(help="Pieces of the text that are used.", show_default="64")
+        int | None, typer.Option(help="Pieces of the text that are used.", show_default="32")
     ] = None,
     window_tokens: Annotated[
         int | None, typer.Option(help="Tokens in each piece.", show_default="256")
     ] = None,
-    recover: Annotated[
-        bool | None,
-        typer.Option(
-            "--recover/--no-recover",
-            help="Train an adapter (LoRA) for every level below the full model.",
-            show_default="if --recovery-data is given",
-        ),
+    dtype: Annotated[
+        Literal["f32", "bf16"] | None,
+        typer.Option(help="What is computed in.", show_default="f32"),
     ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"] | None,
+        typer.Option(help="What computes.", show_default="auto"),
+    ] = None,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover",
+            help="Train an adapter (LoRA) for every level below the full model, on the "
+            "calibration text if there is no --recovery-data.",
+        ),
+    ] = False,
     recovery_data: Annotated[
         Path | None,
         typer.Option(
-            help="What adapters learn from: .jsonl with `messages`, `prompt` and `answer`, or "
-            "`text` in each line.",
-            show_default="the calibration text",
+            help="Recover from this: .jsonl with `messages`, `prompt` and `answer`, or `text` in "
+            "each line."
         ),
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Of the adapters.", show_default="8")] = None,
     loss: Annotated[
-        str | None,
+        Literal["distill", "lm"] | None,
         typer.Option(
             help="distill: learn from the full model; lm: from the data alone.",
             show_default="distill",
@@ -73,43 +88,95 @@ def elastify(
             "started here. Needs the extra: pip install 'pliant[ray]'.",
         ),
     ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Only say what it would give and take.")
+    ] = False,
 ) -> None:
     """Make a Hugging Face model elastic and write it as a bundle.
 
-    Needs the extra: pip install 'pliant[elastify]'. Progress goes to stderr, the path of the
-    finished bundle to stdout. Every level is verified before anything is written. The bundle's
+    ORG/MODEL is downloaded unless it is there. Needs the extra: pip install 'pliant[elastify]'.
+    Progress goes to stderr, the path of the finished bundle to stdout. Every level is verified
+    before the bundle is written. If it is interrupted, run it again: it goes on. The bundle's
     report.html shows what was measured and chosen.
     """
     from pliant.elastify import elastify as make_elastic
+    from pliant.elastify import forecast
 
-    given: dict[str, Any] = {
-        "quantization": quantization,
-        "anchors": anchors,
-        "windows": windows,
-        "window_tokens": window_tokens,
-        "tasks": tasks,
-        "ray": ray,
-    }
-    training = {"rank": rank, "loss": loss, "steps": recovery_steps}
-    if recovery_data is not None if recover is None else recover:
-        given["recovery"] = _recovery(recovery_data or calibration, training)
-    elif any(value is not None for value in training.values()):
-        raise ElastifyError(
-            "--rank, --loss and --recovery-steps are about recovery: add --recover or "
-            "--recovery-data FILE"
-        )
-    bundle = make_elastic(
-        hf_dir,
-        out,
-        calibration=calibration,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-        **{name: value for name, value in given.items() if value is not None},
+    data = recovery_data or (calibration if recover else None)
+    given = _given(
+        quantization=quantization,
+        anchors=anchors,
+        windows=windows,
+        window_tokens=window_tokens,
+        dtype=dtype,
+        recovery=_recovery(data, _given(rank=rank, loss=loss, steps=recovery_steps)),
     )
+    folder = _local(model)
+    if plan_only:
+        _print_forecast(forecast(folder, out, **given))
+        return
+    given |= _given(device=device, tasks=tasks, ray=ray)
+    from pliant.cli.progress import tracking
+
+    try:
+        with tracking() as track:
+            bundle = make_elastic(
+                folder, out, calibration=calibration, report=_report, track=track, **given
+            )
+    except KeyboardInterrupt:
+        _report("interrupted; run the same command again to go on")
+        raise
     print(bundle.path)
 
 
-def _recovery(data: Path, training: Mapping[str, Any]) -> Any:
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given: for the others the library has defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _recovery(data: Path | None, training: Mapping[str, Any]) -> Any:
+    if data is None:
+        if training:
+            raise ElastifyError(
+                "--rank, --loss and --recovery-steps are about recovery: add --recover or "
+                "--recovery-data FILE"
+            )
+        return None
     from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 
-    given = {name: value for name, value in training.items() if value is not None}
-    return Recovery(data, RecoveryOptions(**given))
+    return Recovery(data, RecoveryOptions(**training))
+
+
+def _local(model: str) -> Path:
+    """The folder of the model, which may have to be downloaded."""
+    from pliant.bundle.hub import is_repository, pull_checkpoint, pulled_checkpoint
+
+    if Path(model).exists() or not is_repository(model):
+        return Path(model)
+    return pulled_checkpoint(model) or pull_checkpoint(model)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_forecast(forecast: "Forecast") -> None:
+    levels = table("level", "cost", "parameters", "size", left=1)
+    for level in forecast.levels:
+        levels.add_row(
+            f"{level.ratio:g}",
+            f"{level.cost:.3f}",
+            format_count(level.parameters),
+            format_bytes(level.nbytes),
+        )
+    steps = table("step", "time")
+    for name, seconds in forecast.seconds.items():
+        steps.add_row(name, format_duration(seconds))
+    steps.add_row("all", format_duration(sum(forecast.seconds.values())))
+    for each in (levels, "", *forecast.notes, "", steps, ""):
+        console().print(each)
+    console().print(
+        f"bundle {format_bytes(forecast.bundle_bytes)}; meanwhile about "
+        f"{format_bytes(forecast.memory_bytes)} of memory and "
+        f"{format_bytes(forecast.disk_bytes)} of disk beside it"
+    )

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pliant.bundle.installed import InstalledBundle, installed_bundles
-from pliant.cli.output import console, format_bytes, print_json, table, terminal_safe
+from pliant.cli.output import format_bytes, print_json, print_table, table, terminal_safe
 from pliant.paths import home_folder
 
 
@@ -34,11 +35,11 @@ def _print_table(bundles: tuple[InstalledBundle, ...]) -> None:
         rows.add_row(
             bundle.name,
             bundle.origin,
-            str(bundle.path),
+            escape(terminal_safe(str(bundle.path))),
             str(bundle.num_levels),
             format_bytes(bundle.nbytes),
         )
-    console().print(rows)
+    print_table(rows)
     for bundle in bundles:
         if bundle.error:
             error = terminal_safe(bundle.error)

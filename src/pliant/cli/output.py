@@ -12,12 +12,19 @@ _TERMINAL_SAFE = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
 
 # Tables that go to a file or a pipe are not squeezed into the 80 columns of no terminal.
 _PIPED_WIDTH = 200
+_WHOLE_WIDTH = 10_000
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program here."""
+        raise BrokenPipeError
 
 
 def console() -> Console:
     """For what a verb has to say on stdout."""
-    found = Console(soft_wrap=True)
-    return found if found.is_terminal else Console(soft_wrap=True, width=_PIPED_WIDTH)
+    found = _Console(soft_wrap=True)
+    return found if found.is_terminal else _Console(soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def table(*columns: str, left: int = 1) -> Table:
@@ -26,6 +33,12 @@ def table(*columns: str, left: int = 1) -> Table:
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return made
+
+
+def print_table(rows: Table) -> None:
+    """On stdout, with nothing cut off: a narrow terminal breaks the lines itself."""
+    # Without a height, rich takes TERM=dumb for 80 columns.
+    _Console(soft_wrap=True, width=_WHOLE_WIDTH, height=1).print(rows)
 
 
 def terminal_safe(text: str) -> str:
@@ -54,3 +67,13 @@ def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
         value /= step
         power += 1
     return f"{value:.{1 if power else 0}f} {units[power]}"
+
+
+def format_duration(seconds: float) -> str:
+    """`seconds` to two units: 40 s, 12 min 5 s, 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -34,6 +34,12 @@ def run(
     tpot: Annotated[
         str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what no level is predicted to meet.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="System message: what the model is for.")
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer, in tokens.")
     ] = DEFAULT_MAX_TOKENS,
@@ -60,33 +66,43 @@ def run(
     """Chat with a model, or answer one prompt.
 
     Runs the full model unless --level names a smaller one, or --ttft and --tpot let pliant
-    choose the largest that is fast enough. The answer goes to stdout, all else to stderr.
+    choose the largest that is fast enough. If none is, the closest answers, or with --strict
+    none does. The answer goes to stdout, all else to stderr.
     """
     import pliant
 
     slo = None if ttft is None and tpot is None else Slo.parse(ttft, tpot)
     if level is not None and slo is not None:
         raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
+    if strict and slo is None:
+        raise RequestError("--strict is about --ttft and --tpot: give at least one of them")
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character shows a question mark instead.
         sys.stdout.reconfigure(errors="replace")
     if prompt is None and not sys.stdin.isatty():
-        prompt = _piped_prompt()
+        prompt = _piped_text()
+    if prompt is not None and not prompt.strip():
+        raise RequestError("no prompt: give one as an argument or pipe it in")
     with pliant.load(bundle, options) as model:
-        chat = Chat(model, max_tokens, sampling, level=1.0 if level is None else level, slo=slo)
+        chat = Chat(
+            model,
+            max_tokens,
+            sampling,
+            level=1.0 if level is None else level,
+            slo=slo,
+            policy="strict" if strict else "best_effort",
+            system=system or "",
+        )
         if prompt is None:
             chat.repl()
         elif chat.answer(prompt).is_stopped:
             raise KeyboardInterrupt
 
 
-def _piped_prompt() -> str:
+def _piped_text() -> str:
     try:
-        prompt = sys.stdin.read().strip()
+        return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
         raise RequestError(f"the piped prompt is not text: {error}") from error
-    if not prompt:
-        raise RequestError("no prompt: give one as an argument or pipe it in")
-    return prompt

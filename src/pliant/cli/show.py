@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,11 +12,13 @@ from pliant.bundle import Architecture, Description, Finding, LayerPlan, Plan, o
 from pliant.bundle import check as check_files
 from pliant.bundle import describe as describe_bundle
 from pliant.bundle.describe import AdapterDescription
+from pliant.bundle.manifest import REPORT_PAGE_FILE
 from pliant.cli.output import (
     console,
     format_bytes,
     format_count,
     print_json,
+    print_table,
     table,
     terminal_safe,
 )
@@ -74,17 +77,24 @@ def _print_facts(description: Description) -> None:
             ("file", f"{name}, {format_bytes(size)}")
             for name, size in sorted(description.files.items())
         ),
+        *_report(description),
         *_provenance(description),
     ):
         shown_name, shown = (escape(terminal_safe(text)) for text in (f"{name:<14}", value))
         out.print(f"[bold]{shown_name}[/] {shown}", highlight=False)
 
 
+def _report(description: Description) -> Iterator[tuple[str, str]]:
+    if REPORT_PAGE_FILE in description.files:
+        page = Path(description.path) / REPORT_PAGE_FILE
+        yield "report", f"how it was made, for a browser: {page}"
+
+
 def _provenance(description: Description) -> Iterator[tuple[str, str]]:
     """What fits a line; all of it is in the JSON."""
     for name, value in description.provenance.items():
         text = str(value)
-        if value and not isinstance(value, dict) and len(text) <= MAX_FACT_CHARS:
+        if value and not isinstance(value, dict) and len(name + text) <= MAX_FACT_CHARS:
             yield name, text
 
 
@@ -109,9 +119,8 @@ def _print_levels(description: Description) -> None:
     for level in description.levels:
         cells = [f"{level.ratio:g}", f"{level.cost:.3f}", format_count(level.parameters)]
         rows.add_row(*cells, *([_adapter_text(level.adapter)] if has_adapters else []))
-    out = console()
-    out.print()
-    out.print(rows)
+    print()
+    print_table(rows)
 
 
 def _adapter_text(adapter: AdapterDescription | None) -> str:
@@ -129,7 +138,7 @@ def _print_layers(description: Description) -> None:
     out = console()
     out.print()
     out.print("KV heads / MLP neurons that run, per layer and level", highlight=False)
-    out.print(rows)
+    print_table(rows)
 
 
 def _layer_text(layer: LayerPlan, full_heads_per_kv: int) -> str:

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 from pliant.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from pliant.elastify.estimate import Forecast as Forecast
+    from pliant.elastify.estimate import forecast as forecast
     from pliant.elastify.pipeline import elastify as elastify
 
-_MODULES = {"elastify": "pliant.elastify.pipeline"}
+_MODULES = {
+    "elastify": "pliant.elastify.pipeline",
+    "forecast": "pliant.elastify.estimate",
+    "Forecast": "pliant.elastify.estimate",
+}
 _EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft", "matplotlib"}
 
-__all__ = ["elastify"]
+__all__ = ["Forecast", "elastify", "forecast"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pliant.elastify.calibration import mean_loss
-from pliant.elastify.submodel import NoAttention, NoMlp
+from pliant.elastify.calibration import batch_loss
+from pliant.elastify.progress import Track, untracked
 from pliant.errors import ElastifyError
 
 ANCHOR_SHARE = 0.19  # 6 of 32 layers, 5 of 26, as in the paper
@@ -20,13 +20,22 @@ def default_anchor_count(num_layers: int) -> int:
     return max(1, round(ANCHOR_SHARE * num_layers))
 
 
-def losses_without_layers(model: Any, batches: Sequence[torch.Tensor]) -> list[float]:
-    """For each layer the mean loss of the model that leaves this layer out."""
-    losses = []
-    for layer in range(len(model.model.layers)):
-        with _without_layer(model, layer):
-            losses.append(mean_loss(model, batches))
-    return losses
+@torch.no_grad()
+def losses_without_layers(
+    model: Any, batches: Sequence[torch.Tensor], track: Track = untracked
+) -> list[float]:
+    """For each layer the mean loss of the model that leaves this layer out.
+
+    What lies before the layer is computed once per batch, for all layers.
+    """
+    layers = model.model.layers
+    totals = [0.0] * len(layers)
+    for batch in track(batches, "anchor layers", len(batches)):
+        inputs = _layer_inputs(model, batch)
+        for index in range(len(layers)):
+            with _starting_after(layers[: index + 1], inputs[index]):
+                totals[index] += float(batch_loss(model, batch)) * len(batch)
+    return [total / sum(len(batch) for batch in batches) for total in totals]
 
 
 def choose_anchors(losses: Sequence[float], count: int) -> tuple[int, ...]:
@@ -37,14 +46,28 @@ def choose_anchors(losses: Sequence[float], count: int) -> tuple[int, ...]:
     return tuple(sorted(ranked[:count]))
 
 
+def _layer_inputs(model: Any, batch: torch.Tensor) -> list[torch.Tensor]:
+    """Hidden states before each layer."""
+    inputs: list[torch.Tensor] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda _layer, args: inputs.append(args[0]))
+        for layer in model.model.layers
+    ]
+    try:
+        batch_loss(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs
+
+
 @contextmanager
-def _without_layer(model: Any, layer: int) -> Iterator[None]:
-    """The layer adds nothing meanwhile. It keeps its place: what kind of layer the others are,
-    with a window or not, goes by their index."""
-    block = model.model.layers[layer]
-    removed = block.self_attn, block.mlp
-    block.self_attn, block.mlp = NoAttention(), NoMlp()
+def _starting_after(layers: Sequence[torch.nn.Module], hidden: torch.Tensor) -> Iterator[None]:
+    """`layers` are skipped, and hand `hidden` to the one after them."""
+    for layer in layers:
+        layer.forward = lambda *_, **__: hidden
     try:
         yield
     finally:
-        block.self_attn, block.mlp = removed
+        for layer in layers:
+            del layer.forward

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
+from pliant.elastify.progress import Track, untracked
 from pliant.errors import ElastifyError
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Calibration:
     def num_tokens(self) -> int:
         return sum(batch.numel() for batch in self.batches)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Windows, and tokens in each."""
+        return sum(len(batch) for batch in self.batches), self.batches[0].shape[1]
+
 
 def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: int) -> Calibration:
     """Tokenizes a UTF-8 text file and takes windows evenly spaced over it.
@@ -40,6 +47,8 @@ def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: in
         raise ElastifyError(
             f"{windows} windows of {window_tokens} tokens asked for; at least 1 of 2 is needed"
         )
+    if path.exists() and not path.is_file():
+        raise ElastifyError(f"calibration file {path} cannot be read: it is not a file")
     try:
         content = path.read_bytes()
         text = content.decode("utf-8")
@@ -76,13 +85,23 @@ def token_windows(
 
 
 def batch_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
-    """Mean next-token loss (natural log) of one batch, with its graph."""
-    loss: torch.Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
-    return loss
+    """Mean next-token loss (natural log) of one batch (int64 [windows, tokens]), with its graph."""
+    batch = batch.to(model.device)
+    rows = model(input_ids=batch, use_cache=False).logits
+    # Window by window: float32 logits of a large vocabulary are as big as a layer.
+    losses = [
+        functional.cross_entropy(row[:-1].float(), tokens[1:])
+        for row, tokens in zip(rows, batch, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
-def mean_loss(model: Any, batches: Sequence[torch.Tensor]) -> float:
+def mean_loss(
+    model: Any, batches: Sequence[torch.Tensor], track: Track = untracked, what: str = "loss"
+) -> float:
     """Mean next-token loss over all windows."""
-    losses = [float(batch_loss(model, batch)) * len(batch) for batch in batches]
+    losses = [
+        float(batch_loss(model, batch)) * len(batch) for batch in track(batches, what, len(batches))
+    ]
     return sum(losses) / sum(len(batch) for batch in batches)

@@ -17,9 +17,10 @@ import torch
 
 from pliant.bundle.plan import Level
 from pliant.elastify.importance import taylor_scores
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
-from pliant.elastify.recovery.recover import RecoveredLevel, Report, recover_levels
+from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
 from pliant.errors import ElastifyError, MissingExtraError, PliantError
@@ -42,6 +43,7 @@ class Cluster:
         model: Any,
         config: SourceConfig,
         batches: Sequence[torch.Tensor],
+        track: Track = untracked,
         score: Score = taylor_scores,
     ) -> UnitScores:
         """`score` over all windows: shards of them run on the cluster, and their values are added
@@ -50,8 +52,9 @@ class Cluster:
         per_shard = -(-len(windows) // self.num_tasks)
         shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
         tasks = [(score, config, shard) for shard in shards]
+        done = track(self._run(_scores, model, tasks), "importance of units", len(tasks))
         first: UnitScores
-        first, *others = [one for found in self._run(_scores, model, tasks) for one in found]
+        first, *others = [one for found in done for one in found]
         for other in others:
             first.heads[:] += other.heads
             first.neurons[:] += other.neurons
@@ -65,7 +68,7 @@ class Cluster:
         options: RecoveryOptions,
         *,
         checkpoints: Path | None = None,
-        report: Report = lambda line: None,
+        track: Track = untracked,
     ) -> tuple[RecoveredLevel, ...]:
         """`recovery.recover.recover_levels`, one task per level.
 
@@ -75,11 +78,7 @@ class Cluster:
 
         shared = ray.put(data)
         tasks = [(level, shared, options, checkpoints) for level in levels]
-        done = []
-        for result in self._run(_recover, model, tasks):
-            report(f"recovery: level {result.ratio:g} is done")
-            done.append(result)
-        return tuple(done)
+        return tuple(track(self._run(_recover, model, tasks), "recovery", len(tasks)))
 
     def _run(
         self, task: Callable[..., Any], model: Any, arguments: Sequence[tuple[Any, ...]]

@@ -6,7 +6,8 @@ layers differ in size, as `deci`, the one for which llama.cpp reads per-layer si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,48 +15,73 @@ from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import torch
 from gguf import GGMLQuantizationType as QuantType
 
 from pliant.bundle.plan import Plan
+from pliant.elastify.activations import ImportanceMatrix
 from pliant.elastify.metadata import add_model_keys
+from pliant.elastify.progress import Track, untracked
+from pliant.elastify.quantization import (
+    FILE_TYPES,
+    QUANTIZATIONS,
+    check_quantization,
+    encode,
+    output_type,
+    stored_bytes,
+    stored_type,
+)
 from pliant.elastify.source import SourceConfig, config_of
-from pliant.elastify.tensors import model_tensors
+from pliant.elastify.tensors import GGUF_NAMES, model_tensors
 from pliant.elastify.vocabulary import Vocabulary
 from pliant.errors import ElastifyError, PlanError
-
-QUANTIZATIONS = {"F16": QuantType.F16, "Q8_0": QuantType.Q8_0, "Q4_0": QuantType.Q4_0}
-_FILE_TYPES = {
-    "F16": gguf.LlamaFileType.MOSTLY_F16,
-    "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-}
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor to write: `weight` in rows, as transformers has it, still float32."""
+    """One tensor to write: `weight` in rows, as transformers has it; its columns' importance."""
 
     name: str
     weight: torch.Tensor
     type: QuantType
+    importance: npt.NDArray[np.float32] | None = None
+
+    @property
+    def stored_type(self) -> QuantType:
+        return stored_type(self.type, self.weight.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return stored_bytes(self.stored_type, self.weight.numel())
 
 
 def write_gguf(
-    model: Any, vocabulary: Vocabulary, path: Path, quantization: str, name: str
+    model: Any,
+    vocabulary: Vocabulary,
+    path: Path,
+    quantization: str,
+    name: str,
+    *,
+    importance: ImportanceMatrix | None = None,
+    track: Track = untracked,
 ) -> None:
     """Writes a transformers model (as `load_model` returns it), whole.
 
-    `quantization` is a key of QUANTIZATIONS. Norms and biases stay F32; in Q4_0 files the output
-    matrix (the embeddings, if tied) is Q8_0; a matrix whose rows are not whole blocks is F16.
-    Raises ElastifyError for an unknown quantization.
+    `quantization` is a key of QUANTIZATIONS. Norms and biases stay F32; in files of 4 and 5 bits
+    the output matrix (the embeddings, if tied) has more (Q8_0 for Q4_0, else Q6_K); a matrix whose
+    rows are not whole blocks is Q8_0, or F16. A few rows at a time are in memory. The weights of a
+    model on torch's device "meta" are left out: a sparse file of the right size. Raises
+    ElastifyError for an unknown quantization.
     """
     config = config_of(model.config)
     writer = _writer(path, config.family.name, config, vocabulary, quantization, name)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
     writer.add_feed_forward_length(config.ff)
-    _write(writer, partial(_entries, model, config, None, QUANTIZATIONS[quantization]))
+    columns = _by_tensor(importance or {})
+    entries = partial(_entries, model, config, None, QUANTIZATIONS[quantization], columns)
+    _write(writer, entries, track)
 
 
 def write_submodel_gguf(
@@ -81,46 +107,75 @@ def write_submodel_gguf(
     writer.add_head_count([layer.heads for layer in plan.layers])
     writer.add_head_count_kv([layer.kv_heads for layer in plan.layers])
     writer.add_feed_forward_length([layer.ff for layer in plan.layers])
-    _write(writer, partial(_entries, model, config, plan, QUANTIZATIONS[quantization]))
+    entries = partial(_entries, model, config, plan, QUANTIZATIONS[quantization], {})
+    _write(writer, entries, untracked)
 
 
 def _entries(
-    model: Any, config: SourceConfig, plan: Plan | None, type_: QuantType
+    model: Any,
+    config: SourceConfig,
+    plan: Plan | None,
+    type_: QuantType,
+    columns: Mapping[str, npt.NDArray[np.float32]],
 ) -> Iterator[_Entry]:
     output = "token_embd.weight" if config.tied_embeddings else "output.weight"
-    output_type = QuantType.Q8_0 if type_ is QuantType.Q4_0 else type_
     for name, weight in model_tensors(model, config, plan):
-        matrix_type = output_type if name == output else type_
-        yield _Entry(name, weight, QuantType.F32 if weight.ndim == 1 else matrix_type)
+        matrix_type = output_type(type_) if name == output else type_
+        is_matrix = weight.ndim > 1
+        yield _Entry(name, weight, matrix_type if is_matrix else QuantType.F32, columns.get(name))
 
 
-def _stored_type(entry: _Entry) -> QuantType:
-    block, _ = gguf.GGML_QUANT_SIZES[entry.type]
-    return entry.type if entry.weight.shape[-1] % block == 0 else QuantType.F16
+def _by_tensor(importance: ImportanceMatrix) -> dict[str, npt.NDArray[np.float32]]:
+    """The importance of columns by the tensors' names in the file."""
+    found = {}
+    for (layer, name), values in importance.items():
+        found[f"blk.{layer}.{GGUF_NAMES[name]}.weight"] = values
+        if name == "self_attn.q_proj":  # in fused files q, k and v are one matrix
+            found[f"blk.{layer}.attn_qkv.weight"] = values
+    return found
 
 
 @torch.no_grad()
-def _write(writer: Any, entries: Callable[[], Iterator[_Entry]]) -> None:
-    """Two passes, so that one tensor that is not the model's own at a time is in memory."""
+def _write(writer: Any, entries: Callable[[], Iterator[_Entry]], track: Track) -> None:
+    """Two passes, so that a few rows of a tensor that is not the model's own are in memory."""
+    count = 0
     for entry in entries():
-        type_ = _stored_type(entry)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[type_]
-        nbytes = entry.weight.numel() // block * block_bytes
+        count += 1
         # The element type only matters where no raw type is given.
         writer.add_tensor_info(
-            entry.name, tuple(entry.weight.shape), np.dtype(np.float32), nbytes, raw_dtype=type_
+            entry.name,
+            tuple(entry.weight.shape),
+            np.dtype(np.float32),
+            entry.nbytes,
+            raw_dtype=entry.stored_type,
         )
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for entry in entries():
-            values = np.ascontiguousarray(entry.weight.float().numpy())
-            writer.write_tensor_data(gguf.quants.quantize(values, _stored_type(entry)))
+        file = writer.fout[0]
+        writer.write_padding(file, file.tell())
+        for entry in track(entries(), "export", count):
+            _write_tensor(file, entry)
+            writer.write_padding(file, entry.nbytes)
     except OSError as error:
         raise ElastifyError(f"{writer.path} cannot be written: {error}") from error
     finally:
         writer.close()
+
+
+def _write_tensor(file: Any, entry: _Entry) -> None:
+    if entry.weight.is_meta:
+        file.truncate(file.tell() + entry.nbytes)
+        file.seek(0, os.SEEK_END)
+        return
+    try:
+        for piece in encode(entry.weight, entry.stored_type, entry.importance):
+            file.write(piece.data)
+    except ValueError as error:
+        raise ElastifyError(
+            f"{entry.name} cannot be stored as {entry.stored_type.name}: {error}"
+        ) from error
 
 
 def _writer(
@@ -131,12 +186,10 @@ def _writer(
     quantization: str,
     name: str,
 ) -> Any:
-    if quantization not in QUANTIZATIONS:
-        supported = ", ".join(QUANTIZATIONS)
-        raise ElastifyError(f"quantization {quantization!r} is not one of {supported}")
+    check_quantization(quantization)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[quantization])
+    writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_model_keys(writer, config)
     _add_vocabulary(writer, vocabulary)

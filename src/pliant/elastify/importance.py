@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from pliant.elastify.calibration import batch_loss
+from pliant.elastify.gradients import each_gradient
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
-from pliant.elastify.units import UnitOrder, UnitScores, num_units, projections, sum_units
+from pliant.elastify.units import (
+    Projection,
+    UnitOrder,
+    UnitScores,
+    num_units,
+    projections,
+    sum_units,
+)
 
 
-def taylor_scores(model: Any, config: SourceConfig, batches: Sequence[torch.Tensor]) -> UnitScores:
+def taylor_scores(
+    model: Any,
+    config: SourceConfig,
+    batches: Sequence[torch.Tensor],
+    track: Track = untracked,
+) -> UnitScores:
     """Sum over the unit's weights of |gradient x weight|, added up over the windows.
 
     The absolute value is taken per window: gradients of a trained model cancel out over a
-    corpus, and what is left of their sum says little. Needs memory for one gradient of every
-    projection. Deterministic for given windows on one machine.
+    corpus, and what is left of their sum says little. Needs memory for the gradients of one
+    layer. Deterministic for given windows on one machine.
     """
-    weights = [linear.weight.requires_grad_() for _, _, linear in projections(model)]
     scores = _empty_scores(config)
-    for window in torch.split(torch.cat(list(batches)), 1):
-        gradients = torch.autograd.grad(batch_loss(model, window), weights)
-        products = (w.detach() * g for w, g in zip(weights, gradients, strict=True))
-        _add_scores(scores, model, config, products)
+
+    def add(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
+        _add_score(scores, config, layer, projection, (weight.float() * g).abs_())
+
+    windows = torch.split(torch.cat(list(batches)), 1)
+    for window in track(windows, "importance of units", len(windows)):
+        each_gradient(model, window, add)
     return scores
 
 
 def magnitude_scores(model: Any, config: SourceConfig) -> UnitScores:
     """Sum over the unit's weights of |weight|: needs no data."""
     scores = _empty_scores(config)
-    _add_scores(scores, model, config, (linear.weight for _, _, linear in projections(model)))
+    for layer, projection, linear in projections(model):
+        _add_score(scores, config, layer, projection, linear.weight.detach().abs())
     return scores
 
 
@@ -69,12 +85,14 @@ def _empty_scores(config: SourceConfig) -> UnitScores:
     )
 
 
-@torch.no_grad()
-def _add_scores(
-    scores: UnitScores, model: Any, config: SourceConfig, matrices: Iterable[torch.Tensor]
+def _add_score(
+    scores: UnitScores,
+    config: SourceConfig,
+    layer: int,
+    projection: Projection,
+    magnitudes: torch.Tensor,
 ) -> None:
-    """Adds each unit's sum of absolute values; one matrix per projection, in their order."""
-    for (layer, projection, _), matrix in zip(projections(model), matrices, strict=True):
-        sums = sum_units(matrix.abs(), projection.axis, num_units(config, projection.kind))
-        target = scores.heads if projection.kind == "heads" else scores.neurons
-        target[layer] += sums
+    """Adds each unit's sum in one projection's matrix of absolute values."""
+    sums = sum_units(magnitudes, projection.axis, num_units(config, projection.kind))
+    target = scores.heads if projection.kind == "heads" else scores.neurons
+    target[layer] += sums

@@ -48,6 +48,7 @@ def choose_levels(
     *,
     targets: Sequence[float] = TARGET_RATIOS,
     block: int = 1,
+    ff_block: int = 1,
     lora_rank: int = 0,
 ) -> LevelChoice:
     """The largest plan within each target, each nested in the one above it, and the full model.
@@ -55,11 +56,12 @@ def choose_levels(
     All layers but the anchors share one width. Anchors stay whole while the others keep half of
     their width, and are about twice as wide below that. If even the smallest plan costs more
     than a target, that plan becomes the last level under its own cost (rounded up to 2
-    decimals). `block` is the weight type's block length: attention widths are whole blocks.
-    An adapter of `lora_rank` on every level but the full one counts against its target; costs
-    are stated without it, as the levels have none yet.
+    decimals). `block` and `ff_block` are the block lengths of the matrices that attention
+    and MLP end with: widths are whole blocks of them. An adapter of `lora_rank` on every level
+    but the full one counts against its target; costs are stated without it, as the levels have
+    none yet.
     """
-    search = _Search(architecture, frozenset(anchors), block, lora_rank)
+    search = _Search(architecture, frozenset(anchors), block, ff_block, lora_rank)
     levels = [Level(1.0, Plan.full(architecture), 1.0)]
     notes: list[str] = []
     for target in sorted(set(targets), reverse=True):
@@ -78,7 +80,12 @@ class _Search:
     """Finds plans for one architecture; remembers nothing between calls."""
 
     def __init__(
-        self, architecture: Architecture, anchors: frozenset[int], block: int, lora_rank: int
+        self,
+        architecture: Architecture,
+        anchors: frozenset[int],
+        block: int,
+        ff_block: int,
+        lora_rank: int,
     ) -> None:
         self._architecture = architecture
         self._lora_rank = lora_rank
@@ -87,7 +94,8 @@ class _Search:
         kv_columns = architecture.heads_per_kv * architecture.head_dim
         full = architecture.num_kv_heads
         self._kv_widths = [n for n in range(1, full) if n * kv_columns % block == 0] + [full]
-        self._ff_widths = [*range(FF_STEP, architecture.ff, FF_STEP), architecture.ff]
+        step = math.lcm(FF_STEP, ff_block)
+        self._ff_widths = [*range(step, architecture.ff, step), architecture.ff]
 
     def cost(self, plan: Plan) -> float:
         return cost_ratio(self._architecture, plan, lora_rank=self._lora_rank)

@@ -6,18 +6,27 @@ Everything that pliant cannot carry over exactly is refused here, by name, befor
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 
 from pliant.bundle.family import Family
+from pliant.elastify.checkpoint import StoredTensor, check_shapes, read_tensors
 from pliant.elastify.families import SourceFamily, head_size, refuse_unsupported, source_family
 from pliant.elastify.fused import split_fused
+from pliant.elastify.precision import widen
 from pliant.elastify.rope import RopeScaling, read_rope
 from pliant.errors import ElastifyError
+
+Dtype = Literal["f32", "bf16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -107,24 +116,96 @@ def _context_length(config: Any, slides: bool) -> int:
     return min(length, int(window))
 
 
-def load_model(folder: Path) -> Any:
-    """The model in float32 and eval mode; raises ElastifyError if a tensor is missing."""
-    if not any(folder.glob("*.safetensors")):
-        raise ElastifyError(f"{folder} has no .safetensors weights")
+def read_weights(folder: Path) -> dict[str, StoredTensor]:
+    """The folder's tensors, checked against config.json; no weight is read yet.
+
+    Raises ElastifyError naming file and tensor of what is missing, damaged or of another shape.
+    """
+    tensors = read_tensors(folder)
+    model = empty_model(folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # One of the tied matrices is enough.
+    tied = model._tied_weights_keys or () if model.config.tie_word_embeddings else ()
+    check_shapes(tensors, shapes, frozenset(tied))
+    return tensors
+
+
+def empty_model(folder: Path) -> Any:
+    """The model that config.json describes, without memory for its weights (device "meta")."""
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def load_model(folder: Path, dtype: Dtype = "f32", device: str = "cpu") -> Any:
+    """The model in eval mode, on `device` (as torch names it).
+
+    With "f32" weights stay as they are stored and products are computed in float32; "bf16" stores
+    and computes in bfloat16. On a CPU weights are mapped from the files until they are changed.
+    Raises ElastifyError as `read_weights` does.
+    """
+    stored = _TORCH_DTYPES[_common_dtype(read_weights(folder))]
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _no_bars_of_transformers():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=stored if dtype == "f32" else torch.bfloat16,
+                local_files_only=True,
+                use_safetensors=True,
+            )
     except Exception as error:  # safetensors and transformers have no common error class
         raise ElastifyError(f"the weights in {folder} cannot be read: {error}") from error
-    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lost:
-        raise ElastifyError(f"the weights in {folder} lack {len(lost)} tensors: {lost[0]}, ...")
-    return split_fused(model.eval())
+    _check_tied(model, folder)
+    model = split_fused(model.eval())
+    if dtype == "f32":
+        widen(model)
+    return model.to(device)
+
+
+def choose_device(name: Device) -> str:
+    """torch's name of the device; raises ElastifyError if it is not there."""
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return next(device for device, is_there in present.items() if is_there)
+    if not present.get(name):
+        there = ", ".join(device for device, is_there in present.items() if is_there)
+        raise ElastifyError(f"there is no device {name!r} here (there is {there})")
+    return name
+
+
+def _check_tied(model: Any, folder: Path) -> None:
+    """transformers keeps two matrices that differ, whatever the configuration says."""
+    matrices = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if model.config.tie_word_embeddings and matrices[0] is not matrices[1]:
+        raise ElastifyError(
+            f"{folder / 'config.json'} ties the output matrix to the embeddings, but the weights "
+            "hold a lm_head.weight that differs: set tie_word_embeddings to false"
+        )
+
+
+@contextmanager
+def _no_bars_of_transformers() -> Iterator[None]:
+    """Mapping files takes no time, and stderr is for what does."""
+    logging = transformers.utils.logging
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _common_dtype(tensors: Mapping[str, StoredTensor]) -> str:
+    """The type that most bytes are stored in."""
+    totals = Counter[str]()
+    for tensor in tensors.values():
+        totals[tensor.dtype] += tensor.nbytes
+    return totals.most_common(1)[0][0]
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -82,4 +82,5 @@ class NoMlp(torch.nn.Module):
 @torch.no_grad()
 def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Float32 [batch, tokens, vocabulary] of a model for int64 [batch, tokens]."""
-    return cast(torch.Tensor, model(input_ids=tokens, use_cache=False).logits)
+    found = model(input_ids=tokens.to(model.device), use_cache=False).logits
+    return cast(torch.Tensor, found.float().cpu())

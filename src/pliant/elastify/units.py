@@ -78,6 +78,6 @@ def split_units(matrix: torch.Tensor, axis: int, count: int) -> torch.Tensor:
 
 def sum_units(matrix: torch.Tensor, axis: int, count: int) -> npt.NDArray[np.float64]:
     """Sum of the matrix over each unit: float64 [count]."""
-    others = (1, 2) if axis == 0 else (0, 2)
-    summed = split_units(matrix, axis, count).sum(others, dtype=torch.float64)
-    return np.asarray(summed.numpy(), dtype=np.float64)
+    # Rows of a unit are summed where the matrix is; not every device has float64.
+    parts = split_units(matrix, axis, count).sum(2).cpu()
+    return np.asarray(parts.sum(1 - axis, dtype=torch.float64).numpy(), dtype=np.float64)

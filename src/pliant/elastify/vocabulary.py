@@ -14,13 +14,10 @@ from typing import Any, Literal
 
 from gguf import TokenType
 
+from pliant.elastify.pretokenizers import pre_tokenizer_name
 from pliant.elastify.source import load_tokenizer, read_json
 from pliant.errors import ElastifyError
 
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 NEVER_MERGED_SCORE = -1e9
 WORD_START = "\u2581"
 
@@ -62,7 +59,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     sample = tokenizer("a")["input_ids"]
     return Vocabulary(
         model="llama" if is_sentencepiece else "gpt2",
-        pre="default" if is_sentencepiece else _pre_tokenizer_name(spec),
+        pre="default" if is_sentencepiece else pre_tokenizer_name(spec),
         tokens=tuple(tokens),
         types=tuple(types),
         scores=_scores(tokens, merges) if is_sentencepiece else (),
@@ -133,44 +130,6 @@ def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:
     for index, merge in enumerate(merges):
         rank.setdefault(merge.replace(" ", ""), index)
     return tuple(-float(rank[t]) if t in rank else NEVER_MERGED_SCORE for t in tokens)
-
-
-def _pre_tokenizer_name(spec: dict[str, Any]) -> str:
-    """llama.cpp's name for the way text is split before merging."""
-    if spec.get("normalizer") is not None:
-        raise ElastifyError("a byte-level tokenizer with a normalizer is not supported")
-    top = spec.get("pre_tokenizer") or {}
-    parts = top.get("pretokenizers", []) if top.get("type") == "Sequence" else [top]
-    name = _KNOWN_SPLITS.get(tuple(_split_step(part) for part in parts))
-    ignores_merges = bool(spec["model"].get("ignore_merges"))
-    if name is None or ignores_merges != (name == "llama-bpe"):
-        kinds = " + ".join(str(part.get("type")) for part in parts)
-        raise ElastifyError(
-            f"llama.cpp would not split text as this tokenizer does ({kinds}); supported: "
-            "GPT-2's ByteLevel, Llama 3's and SmolLM2's"
-        )
-    return name
-
-
-def _split_step(part: dict[str, Any]) -> str:
-    """One pre-tokenizer step in a form that can be compared; unknown ones compare to nothing."""
-    kind = part.get("type")
-    if kind == "ByteLevel" and not part.get("add_prefix_space", True):
-        return "bytes+words" if part.get("use_regex", True) else "bytes"
-    if kind == "Digits" and part.get("individual_digits"):
-        return "digits"
-    pattern = part.get("pattern")
-    is_isolated = part.get("behavior") == "Isolated" and not part.get("invert")
-    if kind == "Split" and is_isolated and pattern == {"Regex": LLAMA3_SPLIT}:
-        return "llama3"
-    return f"unknown {kind}"
-
-
-_KNOWN_SPLITS = {
-    ("bytes+words",): "gpt-2",
-    ("llama3", "bytes"): "llama-bpe",
-    ("digits", "bytes+words"): "smollm",
-}
 
 
 def _adds_space_prefix(spec: dict[str, Any]) -> bool:

@@ -108,7 +108,7 @@ class AttentionBuilder:
         return view
 
     def _query(self, x: Tensor, index: int, layer: LayerPlan) -> Tensor:
-        """[head_dim, heads, n], in place."""
+        """[head_dim, heads, n], normed, rotated and scaled as the family does."""
         c, width = self._c, layer.heads_per_kv * self._a.head_dim
         if width == self._group:
             query = self._projector.project(x, index, "attn_q", layer.kv_heads * width)

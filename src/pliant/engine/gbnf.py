@@ -45,11 +45,11 @@ def _check_references(rules: dict[str, Alternatives]) -> None:
 
 
 class _Analysis:
-    """Finds rules that can be empty, left recursion, and choices too many to try."""
+    """Finds left recursion, and choices too many to try."""
 
     def __init__(self, rules: dict[str, Alternatives]) -> None:
         self._rules = rules
-        self._empty = self._nullable_rules()
+        self._empty = nullable_rules(rules)
         self._starts: dict[str, int] = {}
 
     def run(self) -> None:
@@ -58,29 +58,6 @@ class _Analysis:
         for alternatives in self._rules.values():
             for items in alternatives:
                 self._check_sequence(items)
-
-    def _nullable_rules(self) -> set[str]:
-        users: dict[str, list[str]] = {name: [] for name in self._rules}
-        for name, alternatives in self._rules.items():
-            for item in (item for items in alternatives for item in items if item.rule):
-                users[item.rule or ""].append(name)
-        empty: set[str] = set()
-        pending = list(self._rules)
-        while pending:
-            name = pending.pop()
-            if name not in empty and any(
-                all(self._may_be_empty(item, empty) for item in items)
-                for items in self._rules[name]
-            ):
-                empty.add(name)
-                pending.extend(users[name])
-        return empty
-
-    @staticmethod
-    def _may_be_empty(item: Item, empty: set[str]) -> bool:
-        if item.min_times == 0:
-            return True
-        return item.terminals == 0 if item.rule is None else item.rule in empty
 
     def _count_starts(self, name: str, path: tuple[str, ...]) -> int:
         """Ways to reach a first character of rule `name`; refuses left recursion."""
@@ -106,29 +83,31 @@ class _Analysis:
     def _count(self, items: list[Item], starts_of: Callable[[str], int]) -> int:
         count = 0
         for item in items:
-            repeats = 1
-            if item.rule is None:
-                count += 1 if item.terminals else 0
-            else:
-                if item.rule in self._empty:
-                    repeats = max(item.min_times, item.max_times or 1, 1)
-                count += repeats * starts_of(item.rule)
-            if not self._may_be_empty(item, self._empty):
+            count += self._ways_into(item, starts_of)
+            if not _may_be_empty(item, self._empty):
                 break
         return count
 
+    def _ways_into(self, item: Item, starts_of: Callable[[str], int]) -> int:
+        if item.rule is None:
+            return 1 if item.terminals else 0
+        repeats = max(item.min_times, item.max_times or 1) if item.rule in self._empty else 1
+        return repeats * starts_of(item.rule)
+
     def _check_sequence(self, items: list[Item]) -> None:
-        for index, item in enumerate(items):
+        continuations = 0
+        is_skipped = False  # Whether what follows may be empty.
+        for item in reversed(items):
             if item.rule in self._empty:
                 self._check_repeat_of_empty(item)
-            continuations = self._count(items[index + 1 :], self._starts.__getitem__)
-            if continuations > MAX_CONTINUATIONS and self._may_be_empty(
-                items[index + 1], self._empty
-            ):
+            if is_skipped and continuations > MAX_CONTINUATIONS:
                 raise SamplingError(
                     f"grammar has {continuations} ways to go on at one place; "
                     f"at most {MAX_CONTINUATIONS} are taken"
                 )
+            is_skipped = _may_be_empty(item, self._empty)
+            skipped = continuations if is_skipped else 0
+            continuations = self._ways_into(item, self._starts.__getitem__) + skipped
 
     @staticmethod
     def _check_repeat_of_empty(item: Item) -> None:
@@ -137,6 +116,42 @@ class _Analysis:
                 f"grammar repeats {_shown(item.rule)}, which can be empty, more than "
                 f"{MAX_REPEAT_OF_EMPTY} times"
             )
+
+
+def nullable_rules(rules: dict[str, Alternatives]) -> set[str]:
+    """Rules that match the empty text.
+
+    Looks at every reference once: a grammar can hold tens of thousands.
+    """
+    ready: list[str] = []
+    # Per rule the alternatives that wait for it: whose they are, and all they wait for.
+    waiting: dict[str, list[tuple[str, set[str]]]] = {name: [] for name in rules}
+    for name, alternatives in rules.items():
+        for items in alternatives:
+            needed = {item.rule for item in items if not _may_be_empty(item, set())}
+            others = {rule for rule in needed if rule is not None}
+            if not needed:
+                ready.append(name)
+            elif None not in needed:
+                for rule in others:
+                    waiting[rule].append((name, others))
+    empty: set[str] = set()
+    while ready:
+        name = ready.pop()
+        if name in empty:
+            continue
+        empty.add(name)
+        for user, others in waiting[name]:
+            others.discard(name)
+            if not others:
+                ready.append(user)
+    return empty
+
+
+def _may_be_empty(item: Item, empty: set[str]) -> bool:
+    if item.min_times == 0:
+        return True
+    return item.terminals == 0 if item.rule is None else item.rule in empty
 
 
 def _shown(rule: str | None) -> str:

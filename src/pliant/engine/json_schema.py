@@ -159,11 +159,12 @@ class _Converter:
         properties = {**properties, **{n: True for n in required if n not in properties}}
         if not properties:
             return self._open_object(schema.get("additionalProperties", True), where, depth)
+        always = frozenset(required)
         members = []
         for name, inner in properties.items():
             term = self._visit(inner, f"{where}/properties/{name}", depth + 1)
             key = _literal(json.dumps(name, ensure_ascii=False))
-            members.append((self._rule(f'{key} ws ":" ws {term}'), name in required))
+            members.append((self._rule(f'{key} ws ":" ws {term}'), name in always))
         return self._rule(f'"{{" ws {self._members(members)} ws "}}"')
 
     def _members(self, members: list[tuple[str, bool]]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from reprlib import repr as shorten
 from types import TracebackType
 
 import numpy as np
@@ -132,11 +133,10 @@ class ElasticModel:
         if logprobs is not None:
             _check_count("logprobs", logprobs, 0, MAX_LOGPROBS)
         tokens = self.encode_prompt(prompt)
-        room = self._room_after(len(tokens))
         request = Request(
             prompt=tokens,
             level=chosen,
-            max_tokens=min(max_tokens, room),
+            max_tokens=min(max_tokens, self.room_after(len(tokens))),
             sampling=sampling or SamplingParams(),
             stop=check_stop_strings(stop),
             logprobs=logprobs,
@@ -158,7 +158,7 @@ class ElasticModel:
         """
         chosen = self.bundle.level(level)
         tokens = self.encode_prompt(prompt)
-        self._room_after(len(tokens) - 1)
+        self._require_room(len(tokens), f"the prompt has {len(tokens)} tokens")
         with self._slots.lease() as [slot]:
             return all_logits(self.engine, chosen, slot, tokens)
 
@@ -172,8 +172,14 @@ class ElasticModel:
         if isinstance(choices, str) or not choices:
             raise RequestError("choices is a list of at least one text")
         tokens = self.encode_prompt(prompt)
+        self.room_after(len(tokens))
         continuations = [self._encode_choice(prompt, choice) for choice in choices]
-        self._room_after(len(tokens) + max(map(len, continuations)) - 1)
+        for choice, continuation in zip(choices, continuations, strict=True):
+            self._require_room(
+                len(tokens) + len(continuation),
+                f"the choice {shorten(choice)} has {len(continuation)} tokens "
+                f"after the prompt's {len(tokens)}",
+            )
         return score_continuations(self.engine, self._slots, chosen, tokens, continuations)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
@@ -190,6 +196,17 @@ class ElasticModel:
     def count_tokens(self, prompt: Prompt) -> int:
         """Length of `prompt` in tokens; raises as `encode_prompt` does."""
         return len(self.encode_prompt(prompt))
+
+    def room_after(self, prompt_tokens: int) -> int:
+        """Tokens that an answer to a prompt of `prompt_tokens` can have, at least 1.
+
+        Raises ContextOverflowError if the prompt leaves no room.
+        """
+        self._require_room(
+            prompt_tokens + 1,
+            f"the prompt has {prompt_tokens} tokens and needs room for at least one more",
+        )
+        return self.engine.context_length - prompt_tokens
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -230,17 +247,14 @@ class ElasticModel:
             raise RequestError(f"the choice {choice!r} has no tokens")
         return tokens
 
-    def _room_after(self, num_tokens: int) -> int:
-        """Tokens that still fit; raises ContextOverflowError if none does."""
+    def _require_room(self, num_tokens: int, what: str) -> None:
         length = self.engine.context_length
-        if num_tokens >= length:
+        if num_tokens > length:
             raise ContextOverflowError(
-                f"the prompt has {num_tokens} tokens and needs room for at least one more, "
-                f"but the context holds {length}",
-                needed_tokens=num_tokens + 1,
+                f"{what}, but the context holds {length}",
+                needed_tokens=num_tokens,
                 available_tokens=length,
             )
-        return length - num_tokens
 
 
 def _check_count(name: str, value: int, low: int, high: int | None) -> None:

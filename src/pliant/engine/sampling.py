@@ -36,7 +36,7 @@ class Range:
         return self.low <= value <= self.high and (self.low_allowed or value > self.low)
 
     def __str__(self) -> str:
-        return f"{'' if self.low_allowed else 'over '}{self.low:g} to {self.high:g}"
+        return f"{'from' if self.low_allowed else 'above'} {self.low} to {self.high}"
 
 
 def _number(default: float, low: float, high: float, *, low_allowed: bool = True) -> Any:
@@ -214,7 +214,7 @@ def _check_range(option: Field[Any], value: Any) -> None:
     kinds = int if whole else (int, float)
     if not isinstance(value, kinds) or isinstance(value, bool) or not allowed.holds(value):
         what = "a whole number" if whole else "a number"
-        raise SamplingError(f"{option.name} is {what} from {allowed}, not {value!r}")
+        raise SamplingError(f"{option.name} is {what} {allowed}, not {value!r}")
 
 
 def _check_bias(bias: Mapping[int, float]) -> None:

@@ -21,8 +21,8 @@ def score_continuations(
 ) -> list[float]:
     """Mean natural log-probability of the tokens of each continuation after `prompt`.
 
-    All must fit the context; none may be empty. Uses the slots that are free to compute several
-    continuations together; raises BusyError if none is.
+    All must fit the context; none may be empty. Uses the slots that are free, but for one,
+    to compute several continuations together; raises BusyError if none is.
     """
     longest = max(len(tokens) for tokens in continuations)
     at_once = max(1, min(len(continuations), MAX_BATCH // longest))

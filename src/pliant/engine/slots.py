@@ -21,9 +21,12 @@ class SlotPool:
 
     @contextmanager
     def lease(self, most: int = 1) -> Iterator[list[int]]:
-        """At least one slot and up to `most`, given back at the end; BusyError if none is free."""
+        """At least one slot and up to `most`, given back at the end; BusyError if none is free.
+
+        Who asks for several leaves one to others, unless there is only one.
+        """
         with self._lock:
-            slots = sorted(self._free)[:most]
+            slots = sorted(self._free)[: max(1, min(most, len(self._free) - 1))]
             self._free.difference_update(slots)
         if not slots:
             raise BusyError(f"all {self._count} contexts of the model are in use; try again later")

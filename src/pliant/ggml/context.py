@@ -1,10 +1,10 @@
 """A ggml context: makes tensors and operations, checking in Python what ggml would abort on."""
 
 import ctypes
-from types import TracebackType
 
 from pliant.errors import GgmlError, TensorError
 from pliant.ggml.declarations import InitParams, bind
+from pliant.ggml.owner import Owner
 from pliant.ggml.tensor import Tensor, pad_shape
 from pliant.ggml.types import TYPE_SIZES, GgmlType
 
@@ -13,7 +13,7 @@ ROPE_PAIRS = 0
 ROPE_HALVES = 2
 
 
-class Context:
+class Context(Owner):
     """Owns tensor headers and graphs (never their data); everything made in it dies with it.
 
     Every operation raises TensorError, naming the shapes, instead of letting ggml abort.
@@ -22,37 +22,19 @@ class Context:
     def __init__(self, max_tensors: int, graph_size: int = 0) -> None:
         """Room for `max_tensors` tensors and, if `graph_size` > 0, one graph of so many nodes."""
         self._c = bind()
-        self._free = max_tensors
+        self._room_left = max_tensors
         nbytes = (max_tensors + 1) * self._c.tensor_overhead()
         if graph_size:
             nbytes += self._c.graph_overhead_custom(graph_size, False)
-        self._address: int | None = self._c.init(InitParams(nbytes, None, True))
-        if not self._address:
-            raise GgmlError(f"ggml could not reserve {nbytes} bytes for a context")
+        failed = f"ggml could not reserve {nbytes} bytes for a context"
+        self._own(self._c.init(InitParams(nbytes, None, True)), self._c.free, failed)
 
-    def _room(self) -> int | None:
+    def _room(self) -> int:
         """The context's address, for one more tensor: ggml aborts when there is no room."""
-        if self._free < 1:
+        if self._room_left < 1:
             raise TensorError("the context is full: it was made for fewer tensors")
-        self._free -= 1
-        return self._address
-
-    def close(self) -> None:
-        if self._address:
-            self._c.free(self._address)
-            self._address = None
-
-    def __enter__(self) -> "Context":
-        return self
-
-    def __exit__(
-        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_address", None):
-            self.close()
+        self._room_left -= 1
+        return self.address
 
     def new_tensor(self, type_: GgmlType, *shape: int) -> Tensor:
         """A tensor without memory; a buffer or the graph allocator gives it some."""
@@ -67,7 +49,7 @@ class Context:
 
     def new_graph(self, size: int) -> int:
         """Address of an empty graph for up to `size` nodes (pass the same as `graph_size`)."""
-        address: int | None = self._c.new_graph_custom(self._address, size, False)
+        address: int | None = self._c.new_graph_custom(self.address, size, False)
         if not address:
             raise GgmlError(f"ggml could not make a graph of {size} nodes")
         return address

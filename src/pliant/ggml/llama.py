@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 from pliant.errors import CorruptFileError, GgmlError, RequestError
+from pliant.ggml.interrupt import delayed_interrupt
 from pliant.ggml.llama_declarations import LOAD_MODE_MMAP, NO_TOKEN, bind
+from pliant.ggml.owner import Owner
 
 # enum llama_token_attr
 _ATTR_UNKNOWN = 1 << 0
@@ -26,21 +27,22 @@ MAX_RUN = 8192
 _RUN = re.compile(r"\s+|\S+")
 
 
-class Vocab:
+class Vocab(Owner):
     """Owns a vocab-only llama_model; safe to share between threads until closed."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises CorruptFileError if llama.cpp cannot read a vocabulary from the GGUF at `path`."""
-        self._model: int | None = None
         self._c = bind()
         params = self._c.model_default_params()
         params.vocab_only = 1
         params.load_mode = LOAD_MODE_MMAP
         params.n_gpu_layers = 0
-        self._model = self._c.model_load_from_file(os.fsencode(path), params)
-        if not self._model:
+        with delayed_interrupt():
+            model = self._c.model_load_from_file(os.fsencode(path), params)
+        if not model:
             raise CorruptFileError(f"llama.cpp cannot read a vocabulary from {path}")
-        self._vocab: int = self._c.model_get_vocab(self._model)
+        self._own(model, self._c.model_free, "llama.cpp could not load a vocabulary")
+        self._vocab: int = self._c.model_get_vocab(model)
         self.size: int = self._c.vocab_n_tokens(self._vocab)
         kind = self._c.vocab_type(self._vocab)
         self._splits_words = kind == _VOCAB_BPE
@@ -48,26 +50,10 @@ class Vocab:
             self.close()
             raise CorruptFileError(f"{path} has no tokenizer")
 
-    def close(self) -> None:
-        if self._model:
-            self._c.model_free(self._model)
-            self._model = None
-
-    def __enter__(self) -> "Vocab":
-        return self
-
-    def __exit__(
-        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
     @property
     def address(self) -> int:
-        """`llama_vocab *`; raises GgmlError after close()."""
-        if not self._model:
+        """`llama_vocab *`, not the model; raises GgmlError after close()."""
+        if not self._address:
             raise GgmlError("the vocabulary is closed")
         return self._vocab
 

@@ -3,7 +3,6 @@
 import ctypes
 import math
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pliant.ggml.llama_declarations import (
     TokenDataArray,
     bind,
 )
+from pliant.ggml.owner import Owner
 
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
@@ -75,36 +75,12 @@ class Candidates:
         self._array.sorted = False
 
 
-class NativeSampler:
+class NativeSampler(Owner):
     """Owns one `llama_sampler` (a chain owns what was added to it)."""
 
     def __init__(self, address: int) -> None:
         self._c = bind()
-        self._address: int | None = address
-
-    def close(self) -> None:
-        if self._address:
-            self._c.sampler_free(self._address)
-            self._address = None
-
-    def __enter__(self) -> "NativeSampler":
-        return self
-
-    def __exit__(
-        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_address", None):
-            self.close()
-
-    @property
-    def address(self) -> int:
-        """`llama_sampler *`; raises GgmlError after close()."""
-        if not self._address:
-            raise GgmlError("the sampler is closed")
-        return self._address
+        self._own(address, self._c.sampler_free, "llama.cpp could not make a sampler")
 
     def apply(self, candidates: Candidates) -> None:
         self._c.sampler_apply(self.address, candidates.reference)

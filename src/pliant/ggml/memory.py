@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pliant.errors import GgmlError, TensorError
 from pliant.ggml.context import Context
 from pliant.ggml.declarations import TensorStruct, bind
+from pliant.ggml.owner import Owner
 from pliant.ggml.tensor import Tensor, bytes_at
 from pliant.ggml.types import TYPE_SIZES, GgmlType
 
@@ -21,17 +22,16 @@ _REPACK_CANDIDATES = frozenset(
 )
 
 
-class Buffer:
+class Buffer(Owner):
     """Owns a ggml buffer; tensors placed in it must not outlive it."""
 
     def __init__(self, address: int | None, size: int, owner: object = None) -> None:
         """`owner` is kept alive as long as the buffer (the memory behind a foreign pointer)."""
-        if not address:
-            raise GgmlError(f"ggml could not allocate {size} bytes")
-        self._address: int | None = address
-        self._owner = owner
+        c = bind()
+        self._own(address, c.backend_buffer_free, f"ggml could not allocate {size} bytes")
+        self._memory = owner
         self.size = size
-        self.base: int = bind().backend_buffer_get_base(address)
+        self.base: int = c.backend_buffer_get_base(address)
 
     @classmethod
     def allocate(cls, size: int, *, repacked: bool = False) -> "Buffer":
@@ -71,7 +71,7 @@ class Buffer:
             raise TensorError(
                 f"{tensor.describe()} at byte {offset} leaves a {self.size} byte buffer"
             )
-        if bind().backend_tensor_alloc(self._address, tensor.address, self.base + offset) != 0:
+        if bind().backend_tensor_alloc(self.address, tensor.address, self.base + offset) != 0:
             raise TensorError(f"ggml could not place {tensor.describe()}")
 
     def bytes(self) -> NDArray[np.uint8]:
@@ -79,14 +79,8 @@ class Buffer:
         return bytes_at(self.base, self.size)
 
     def close(self) -> None:
-        if self._address:
-            bind().backend_buffer_free(self._address)
-            self._address = None
-            self._owner = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_address", None):
-            self.close()
+        super().close()
+        self._memory = None
 
 
 def write(tensor: Tensor, data: NDArray[np.generic]) -> None:

@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bundle(
         patched.setattr(Trainee, "update", killed_at_four)
         elastify(source, out, calibration=calibration_file, recovery=asked, **SMALL)
     assert not out.exists()
-    assert len(list((tmp_path / ".cut.recovery").iterdir())) == 2
+    assert len(list((tmp_path / ".cut.work" / "recovery").iterdir())) == 2
     again = elastify(source, out, calibration=calibration_file, recovery=asked, **SMALL)
     for level in whole.levels[:-1]:
         name = str(level.adapter)
@@ -115,7 +115,7 @@ def test_an_adapter_that_does_not_help_is_left_out(tmp_path: Path) -> None:
     lines: list[str] = []
     adapted = adapt_levels(
         model, architecture, levels, data, options, tmp_path,
-        checkpoints=tmp_path, train=train, report=lines.append,
+        train=train, report=lines.append,
     )  # fmt: skip
     assert [level.adapter for level in adapted.levels] == [None, "adapter-0.8.gguf", None]
     assert adapted.files == {"adapter-0.8.gguf": tmp_path / "adapter-0.8.gguf"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from pliant.bundle import Architecture, Level, adapter_file_name, with_adapter, write_adapter
 from pliant.bundle.adapters import AdapterQuantization
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.adapted import gguf_factors
 from pliant.elastify.recovery.batches import batches_of
 from pliant.elastify.recovery.data import RecoveryData
@@ -39,11 +40,12 @@ def adapt_levels(
     options: RecoveryOptions,
     folder: Path,
     *,
-    checkpoints: Path,
     train: Train = recover_levels,
     report: Callable[[str], None] = lambda line: None,
+    track: Track = untracked,
 ) -> AdaptedLevels:
-    """Trains an adapter for every level but the full one and writes it into `folder`.
+    """Trains an adapter for every level but the full one and writes it into `folder`, where
+    checkpoints lie too.
 
     `model` is the reordered transformers model. A level whose adapter does not lower the loss on
     held-out examples stays as it is. `train` is `recover_levels` or does the same elsewhere.
@@ -51,7 +53,7 @@ def adapt_levels(
     """
     report(f"recovery: {len(data.training)} examples, {len(data.held_out)} held out")
     small = [level for level in levels if level.ratio < 1.0]
-    trained = train(model, small, data, options, checkpoints=checkpoints, report=report)
+    trained = train(model, small, data, options, checkpoints=folder / "recovery", track=track)
     full_loss = mean_lm_loss(model, batches_of(data.held_out, options.batch_tokens))
     by_ratio = {result.ratio: result for result in trained}
     adapted, files, rows = [], {}, []

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from pliant.elastify.recovery.batches import Batch
-from pliant.elastify.recovery.options import Dtype
+from pliant.elastify.source import Dtype
 
 
 def scored_logits(model: Any, batch: Batch, dtype: Dtype = "f32") -> torch.Tensor:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pliant.elastify.source import Dtype
 from pliant.errors import ElastifyError
 
 Loss = Literal["distill", "lm"]
-Dtype = Literal["f32", "bf16"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pliant.bundle.plan import Level
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.adapted import Factors, factors_of
 from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
 from pliant.elastify.recovery.checkpoint import training_fingerprint, weights_sha256
@@ -21,9 +22,6 @@ from pliant.elastify.recovery.trainee import Trainee
 from pliant.elastify.submodel import slice_model
 
 CHECKPOINT_SECONDS = 60.0
-REPORTED_STEPS = 10
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +60,23 @@ def recover_levels(
     options: RecoveryOptions,
     *,
     checkpoints: Path | None = None,
-    report: Report = lambda line: None,
+    track: Track = untracked,
 ) -> tuple[RecoveredLevel, ...]:
     """Trains `levels` (none of them the full model) side by side, batch by batch.
 
     `model` is the reordered transformers model: it is the teacher, and its weights are those of
     every sub-model, so there is one set in memory. The teacher runs once per batch for all
     levels. With `checkpoints`, a folder, a run that was cut short goes on where it was and ends
-    with the same factors. `report` gets a line now and then.
+    with the same factors.
     """
     weights, trainees = weights_sha256(model), []
     for level in levels:
         fingerprint = training_fingerprint(weights, level.plan, options, data.sha256)
         checkpoint = checkpoints and checkpoints / f"level-{level.ratio:g}.safetensors"
         trainees.append(Trainee(model, level, options, checkpoint, fingerprint))
-    _train(model, trainees, data, options, report)
-    return tuple(_recovered(model, trainee, data, options) for trainee in trainees)
+    _train(model, trainees, data, options, track)
+    measured = track(trainees, "held-out loss", len(trainees))
+    return tuple(_recovered(model, trainee, data, options) for trainee in measured)
 
 
 def _train(
@@ -85,13 +84,13 @@ def _train(
     trainees: Sequence[Trainee],
     data: RecoveryData,
     options: RecoveryOptions,
-    report: Report,
+    track: Track,
 ) -> None:
     lengths = [len(example.tokens) for example in data.training]
     schedule = batch_schedule(lengths, options.batch_tokens, options.seed, options.steps)
     first = min((trainee.step for trainee in trainees), default=options.steps)
-    started = saved = time.monotonic()
-    for step in range(first, options.steps):
+    saved = time.monotonic()
+    for step in track(range(first, options.steps), "recovery", options.steps - first):
         batch = collate([data.training[index] for index in schedule[step]])
         teacher_logits = None
         if options.loss == "distill":
@@ -104,9 +103,6 @@ def _train(
             for trainee in trainees:
                 trainee.save()
             saved = time.monotonic()
-        if (step + 1) % max(1, options.steps // REPORTED_STEPS) == 0:
-            left = (time.monotonic() - started) / (step + 1 - first) * (options.steps - step - 1)
-            report(f"recovery: step {step + 1} of {options.steps}, about {left:.0f} s left")
 
 
 def _recovered(

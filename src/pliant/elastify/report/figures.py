@@ -131,7 +131,7 @@ def _widths(report: Report) -> Figure:
         axes.set(title=title, xlabel="layer", ylabel="level")
         axes.set_yticks(range(len(report.levels)), [f"{one.ratio:g}" for one in report.levels])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(shown, ax=both, label="% of the layer's units that run")
+    figure.colorbar(shown, ax=both, label="% that runs")
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pliant.bundle import Bundle
+from pliant.elastify.progress import Track, untracked
 from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
@@ -40,7 +41,10 @@ class Measurements:
 
 
 def measure_levels(
-    bundle: Bundle, batches: Sequence[torch.Tensor], questions: Sequence[Question] = ()
+    bundle: Bundle,
+    batches: Sequence[torch.Tensor],
+    questions: Sequence[Question] = (),
+    track: Track = untracked,
 ) -> Measurements:
     """`batches` are windows of calibration tokens, int64 [batch, window]; about
     PERPLEXITY_TOKENS of them are used, evenly spread. Weights stay mapped, not copied."""
@@ -49,8 +53,8 @@ def measure_levels(
     adapted = [level.ratio for level in bundle.levels if level.adapter is not None]
     return Measurements(
         windows.size,
-        _measure(bare, [level.ratio for level in bundle.levels], windows, questions),
-        _measure(bundle, adapted, windows, questions) if adapted else {},
+        _measure(bare, [level.ratio for level in bundle.levels], windows, questions, track),
+        _measure(bundle, adapted, windows, questions, track) if adapted else {},
     )
 
 
@@ -59,13 +63,14 @@ def _measure(
     ratios: Sequence[float],
     windows: npt.NDArray[np.int64],
     questions: Sequence[Question],
+    track: Track,
 ) -> dict[float, LevelMeasurement]:
     with ElasticModel(bundle, EngineOptions(layout="plain")) as model:
         return {
             ratio: LevelMeasurement(
                 _perplexity(model, ratio, windows), score_tasks(model, questions, ratio)
             )
-            for ratio in ratios
+            for ratio in track(ratios, "perplexity of the levels", len(ratios))
         }
 
 

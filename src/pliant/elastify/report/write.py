@@ -10,6 +10,7 @@ import torch
 
 from pliant.bundle import Bundle
 from pliant.bundle.manifest import REPORT_DATA_FILE, REPORT_PAGE_FILE
+from pliant.elastify.progress import Track
 from pliant.elastify.report.collect import collect_report
 from pliant.elastify.report.data import Report
 from pliant.elastify.report.measure import measure_levels
@@ -32,11 +33,12 @@ def make_report(
     batches: Sequence[torch.Tensor],
     questions: Sequence[Question],
     stopwatch: Stopwatch,
+    track: Track,
 ) -> dict[str, Path]:
     """Measures the levels of `bundle`, the draft of the bundle `name`, and writes its report into
     `folder`. The rest is as `measure_levels` and `collect_report` take it; returns paths by name.
     """
-    measured = measure_levels(bundle, batches, questions)
+    measured = measure_levels(bundle, batches, questions, track)
     stopwatch.lap("perplexity and accuracy of the levels")
     report = collect_report(name, bundle, provenance, scores, verification, measured, stopwatch)
     return write_report(report, folder)

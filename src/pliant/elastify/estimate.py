@@ -1,0 +1,198 @@
+"""What making a model elastic will give and take, before anything is computed or written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from pliant.bundle import Architecture, GgufFile, Level, Plan
+from pliant.elastify.analysis import ANCHOR_TOKENS
+from pliant.elastify.anchors import default_anchor_count
+from pliant.elastify.export import write_gguf
+from pliant.elastify.fused import split_fused
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
+from pliant.elastify.levels import TARGET_RATIOS, choose_levels
+from pliant.elastify.quantization import check_quantization, column_blocks, encode
+from pliant.elastify.recovery.options import Recovery, RecoveryOptions
+from pliant.elastify.source import Dtype, empty_model
+from pliant.elastify.verify import sample_length
+
+# Python with torch and transformers loaded.
+_PROGRAM_BYTES = 500 << 20
+_READ_BYTES_PER_SECOND = 0.5e9
+_MEASURED_SECONDS = 0.2
+_SAMPLE_ROWS, _SAMPLE_COLUMNS = 1024, 1024
+
+
+@dataclass(frozen=True)
+class LevelForecast:
+    """`parameters` and `nbytes` are those that the level uses, embeddings included."""
+
+    ratio: float
+    cost: float
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes of the finished bundle, and at most of memory and of disk meanwhile; seconds by
+    step, on this machine's CPU as fast as it is now."""
+
+    levels: tuple[LevelForecast, ...]
+    notes: tuple[str, ...]
+    bundle_bytes: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: dict[str, float]
+
+
+def forecast(
+    hf_dir: str | Path,
+    out: str | Path,
+    *,
+    quantization: str = "Q8_0",
+    anchors: int | None = None,
+    targets: Sequence[float] = TARGET_RATIOS,
+    windows: int = WINDOWS,
+    window_tokens: int = WINDOW_TOKENS,
+    dtype: Dtype = "f32",
+    recovery: Recovery | None = None,
+) -> Forecast:
+    """The same checks as `elastify` makes before it reads weights, and estimates.
+
+    Which layers are anchors does not change the sizes; how many, does. Raises as `elastify`.
+    """
+    source = check_source(Path(hf_dir), Path(out).absolute(), quantization)
+    architecture, bundle_bytes = _exported(source, quantization)
+    count = default_anchor_count(architecture.num_layers) if anchors is None else anchors
+    block, ff_block = column_blocks(architecture, quantization)
+    choice = choose_levels(
+        architecture,
+        range(count),
+        targets=targets,
+        block=block,
+        ff_block=ff_block,
+        lora_rank=recovery.options.rank if recovery else 0,
+    )
+    bytes_each = bundle_bytes / _parameters(architecture, Plan.full(architecture))
+    levels = tuple(
+        LevelForecast(level.ratio, level.cost, size, round(size * bytes_each))
+        for level in choice.levels
+        for size in [_parameters(architecture, level.plan)]
+    )
+    window_tokens = min(window_tokens, architecture.context_length)
+    sample = sample_length(architecture.vocab_size)
+    logits_bytes = 4 * sample * architecture.vocab_size
+    seconds = _seconds(source, architecture, quantization, windows * window_tokens, sample)
+    if recovery is not None:
+        seconds["recovery"] = _recovery_seconds(architecture, choice.levels, recovery.options)
+    return Forecast(
+        levels=levels,
+        notes=choice.notes,
+        bundle_bytes=bundle_bytes,
+        memory_bytes=_memory(source, architecture, window_tokens, dtype),
+        disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
+        seconds=seconds,
+    )
+
+
+def _exported(source: Source, quantization: str) -> tuple[Architecture, int]:
+    """Architecture and size of the GGUF, from a sparse file without weights."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        write_gguf(
+            split_fused(empty_model(source.folder)),
+            source.vocabulary,
+            path,
+            quantization,
+            "forecast",
+        )
+        return Architecture.from_gguf(GgufFile.open(path)), path.stat().st_size
+
+
+def _parameters(architecture: Architecture, plan: Plan) -> int:
+    matrices = 1 if architecture.tied_embeddings else 2
+    return matrices * _head(architecture) + _layers(architecture, plan)
+
+
+def _head(architecture: Architecture) -> int:
+    return architecture.hidden_size * architecture.vocab_size
+
+
+def _layers(architecture: Architecture, plan: Plan) -> int:
+    columns = (
+        2 * (layer.heads + layer.kv_heads) * architecture.head_dim + 3 * layer.ff
+        for layer in plan.layers
+    )
+    return architecture.hidden_size * sum(columns)
+
+
+def _memory(source: Source, architecture: Architecture, window_tokens: int, dtype: Dtype) -> int:
+    if dtype == "bf16":
+        stored = sum(2 * prod(tensor.shape) for tensor in source.tensors.values())
+    else:
+        stored = sum(tensor.nbytes for tensor in source.tensors.values())
+    layer = _layers(architecture, Plan.full(architecture)) // architecture.num_layers
+    # Logits, their gradient and what lies between.
+    window = 4 * 4 * window_tokens * architecture.vocab_size
+    return _PROGRAM_BYTES + stored + 4 * layer + window
+
+
+def _seconds(
+    source: Source, architecture: Architecture, quantization: str, tokens: int, sample: int
+) -> dict[str, float]:
+    full = Plan.full(architecture)
+    layers, head = _layers(architecture, full), _head(architecture)
+    count, some = architecture.num_layers, min(tokens, ANCHOR_TOKENS)
+    # Multiply-adds. Backwards takes two products, and every layer is computed again for it.
+    steps = {
+        "activations": tokens * (layers + head),
+        "anchor layers": some * (layers * (1 + count / 2) + head * (1 + count)),
+        "importance of units": tokens * (4 * layers + 2 * head),
+        "verification": sample * (layers + head) * 10,
+    }
+    rate = _multiply_adds_per_second(architecture)
+    stored = sum(tensor.nbytes for tensor in source.tensors.values())
+    elements = _parameters(architecture, full)
+    return {
+        "check of the weights": stored / _READ_BYTES_PER_SECOND,
+        **{name: work / rate for name, work in steps.items()},
+        "export": elements / _elements_per_second(quantization),
+    }
+
+
+def _recovery_seconds(
+    architecture: Architecture, levels: Sequence[Level], options: RecoveryOptions
+) -> float:
+    """The full model forwards, every other level forwards and backwards."""
+    full = Plan.full(architecture)
+    share = (options.loss == "distill") + 2 * sum(level.cost for level in levels[:-1])
+    tokens = options.steps * options.batch_tokens
+    per_token = _layers(architecture, full) + _head(architecture)
+    return tokens * per_token * share / _multiply_adds_per_second(architecture)
+
+
+def _multiply_adds_per_second(architecture: Architecture) -> float:
+    tokens = torch.ones(256, architecture.hidden_size)
+    weight = torch.ones(architecture.ff, architecture.hidden_size)
+    torch.nn.functional.linear(tokens, weight)
+    start, products = time.perf_counter(), 0
+    while time.perf_counter() - start < _MEASURED_SECONDS:
+        torch.nn.functional.linear(tokens, weight)
+        products += 1
+    return products * tokens.shape[0] * weight.numel() / (time.perf_counter() - start)
+
+
+def _elements_per_second(quantization: str) -> float:
+    sample = torch.randn(_SAMPLE_ROWS, _SAMPLE_COLUMNS)
+    start = time.perf_counter()
+    for _ in encode(sample, check_quantization(quantization)):
+        pass
+    return sample.numel() / (time.perf_counter() - start)
