@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.bundle import installed_bundles, per_token_cost
+from pliant.bundle import installed_bundles, per_token_cost, write_bundle
 from pliant.bundle.bundle import Bundle
 from pliant.cli import main
 from support.tiny_bundle import RATIOS, make_tiny_bundle
@@ -30,6 +30,19 @@ def test_show_for_people(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> 
     assert ["layer", "0.3", "0.5", "1"] in lines
     assert ["0", "1/64", "2/128", "4/256"] in lines
     assert "64 wide, 4 heads, 4 KV heads, 256 MLP neurons" in shown.out
+
+
+def test_show_says_where_the_report_is(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {name: tmp_path / name for name in ("report.html", "report.json")}
+    for path in texts.values():
+        path.write_text("{}", encoding="utf-8")
+    folder = tmp_path / "told"
+    told = write_bundle(folder, bundle.gguf.path, bundle.levels, {}, report=texts)
+    assert main(["show", str(told.path), "--check"]) == 0
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert f"how it was made, for a browser: {folder / 'report.html'}" in shown
 
 
 def test_what_a_bundle_says_of_itself_does_not_reach_the_terminal(

@@ -19,7 +19,7 @@ def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "gguf", "peft"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "gguf", "peft", "matplotlib"])
 def test_a_missing_package_names_the_extra(package: str) -> None:
     out = run(
         f"import sys; sys.modules[{package!r}] = None\n"

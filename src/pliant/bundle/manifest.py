@@ -17,6 +17,8 @@ from pliant.errors import BundleNotFoundError, CorruptFileError, PlanError, Unsu
 
 MANIFEST_FILE = "pliant.json"
 MODEL_FILE = "model.gguf"
+REPORT_PAGE_FILE = "report.html"
+REPORT_DATA_FILE = "report.json"
 FORMAT = "pliant-bundle"
 VERSION = 1
 MAX_BYTES = 4 << 20

@@ -18,6 +18,8 @@ from pliant.bundle.levels import check_levels
 from pliant.bundle.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
+    REPORT_DATA_FILE,
+    REPORT_PAGE_FILE,
     FileRecord,
     Manifest,
     is_file_name,
@@ -26,6 +28,9 @@ from pliant.bundle.plan import Level
 from pliant.bundle.vocabulary import check_vocabulary, describe_tokenizer
 from pliant.errors import BundleError
 
+# A report that says how the bundle was made may lie in it.
+REPORT_FILES = {REPORT_PAGE_FILE, REPORT_DATA_FILE}
+
 
 def write_bundle(
     folder: str | Path,
@@ -33,12 +38,14 @@ def write_bundle(
     levels: Sequence[Level],
     provenance: Mapping[str, Any],
     adapters: Mapping[str, str | Path] = MappingProxyType({}),
+    report: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> Bundle:
     """Copy `model_gguf` into a bundle at `folder` and return the opened bundle.
 
     The folder's name becomes the bundle's. `provenance` must be JSON. `adapters` says for every
-    adapter that a level names which file to copy. Everything is written to
-    a folder beside the target and renamed at the end; an older bundle there is replaced.
+    adapter that a level names which file to copy, `report` the same for REPORT_FILES. Everything
+    is written to a folder beside the target and renamed at the end; an older bundle there is
+    replaced.
 
     Raises PlanError if the levels break the rules (`levels.check_levels`), and BundleError if
     the model or an adapter cannot be read, adapters are missing or superfluous, the target holds
@@ -49,12 +56,14 @@ def write_bundle(
     architecture = Architecture.from_gguf(gguf)
     check_vocabulary(gguf, architecture.vocab_size)
     check_levels(architecture, levels, _open_adapters(levels, adapters))
+    if not report.keys() <= REPORT_FILES:
+        raise BundleError(f"a report is {' and '.join(sorted(REPORT_FILES))}, nothing else")
     refuse_foreign(folder)
     draft = _beside(folder, "new")
     try:
         draft.mkdir(parents=True)
-        sources = {MODEL_FILE: gguf.path} | {name: Path(adapters[name]) for name in adapters}
-        files = {name: _copy(source, draft / name) for name, source in sources.items()}
+        sources = {MODEL_FILE: gguf.path, **adapters, **report}
+        files = {name: _copy(Path(source), draft / name) for name, source in sources.items()}
         manifest = Manifest(
             name=folder.name,
             files=files,
@@ -111,7 +120,7 @@ def _open_adapters(
         odd = ", ".join(sorted(map(str, named ^ adapters.keys())))
         raise BundleError(f"adapters that are not both named by a level and given: {odd}")
     for name in adapters:
-        if not is_file_name(name) or name in (MODEL_FILE, MANIFEST_FILE):
+        if not is_file_name(name) or name in {MODEL_FILE, MANIFEST_FILE, *REPORT_FILES}:
             raise BundleError(f"{name!r} cannot name an adapter")
     return {name: Adapter.open(path) for name, path in adapters.items()}
 

@@ -86,6 +86,14 @@ def elastify(
     recovery_steps: Annotated[
         int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
     ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Questions for the report: .jsonl with `question` or `messages`, `choices` and "
+            "`answer_index` in each line.",
+            show_default="none",
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +110,8 @@ def elastify(
 
     ORG/MODEL is downloaded unless it is there. Needs the extra: pip install 'pliant[elastify]'.
     Progress goes to stderr, the path of the finished bundle to stdout. Every level is verified
-    before the bundle is written. If it is interrupted, run it again: it goes on.
+    before the bundle is written. If it is interrupted, run it again: it goes on. The bundle's
+    report.html shows what was measured and chosen.
     """
     from pliant.elastify import elastify as make_elastic
     from pliant.elastify import forecast
@@ -122,7 +131,7 @@ def elastify(
     if plan_only:
         _print_forecast(forecast(folder, out, **given))
         return
-    given |= _given(device=device, ray=ray)
+    given |= _given(device=device, tasks=tasks, ray=ray)
     from pliant.cli.progress import tracking
 
     try:

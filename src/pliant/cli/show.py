@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from pliant.bundle import Architecture, Description, Finding, LayerPlan, Plan, o
 from pliant.bundle import check as check_files
 from pliant.bundle import describe as describe_bundle
 from pliant.bundle.describe import AdapterDescription
+from pliant.bundle.manifest import REPORT_PAGE_FILE
 from pliant.cli.output import (
     console,
     format_bytes,
@@ -75,10 +77,17 @@ def _print_facts(description: Description) -> None:
             ("file", f"{name}, {format_bytes(size)}")
             for name, size in sorted(description.files.items())
         ),
+        *_report(description),
         *_provenance(description),
     ):
         shown_name, shown = (escape(terminal_safe(text)) for text in (f"{name:<14}", value))
         out.print(f"[bold]{shown_name}[/] {shown}", highlight=False)
+
+
+def _report(description: Description) -> Iterator[tuple[str, str]]:
+    if REPORT_PAGE_FILE in description.files:
+        page = Path(description.path) / REPORT_PAGE_FILE
+        yield "report", f"how it was made, for a browser: {page}"
 
 
 def _provenance(description: Description) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ _MODULES = {
     "forecast": "pliant.elastify.estimate",
     "Forecast": "pliant.elastify.estimate",
 }
-_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft"}
+_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft", "matplotlib"}
 
 __all__ = ["Forecast", "elastify", "forecast"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pliant.bundle import Architecture, Bundle, GgufFile, Level, open_bundle, write_bundle
+from pliant.bundle import (
+    Adapter,
+    Architecture,
+    Bundle,
+    GgufFile,
+    Level,
+    open_bundle,
+    write_bundle,
+)
 from pliant.elastify.activations import reorder_columns
 from pliant.elastify.analysis import Analysis, analyse
 from pliant.elastify.calibration import Calibration
@@ -32,6 +40,9 @@ from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
 from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
+from pliant.elastify.report.stopwatch import Stopwatch
+from pliant.elastify.report.tasks import read_tasks
+from pliant.elastify.report.write import make_report
 from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, config_of, load_model
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
@@ -64,6 +75,7 @@ def elastify(
     dtype: Dtype = "f32",
     device: Device = "auto",
     recovery: Recovery | None = None,
+    tasks: str | Path | None = None,
     ray: str | None = None,
     report: Report = lambda line: None,
     track: Track = untracked,
@@ -75,11 +87,12 @@ def elastify(
     units of a layer (`importance.IMPORTANCES`); `plan` says how widths are shared out among layers
     (`plans.PLAN_KINDS`). `anchors` is the number of anchor layers of uniform plans (default: about
     a fifth). `dtype` is what is computed in; weights stay in memory as they are stored, with the
-    gradients of one layer. With `recovery` every level below the full model gets an adapter. `ray`
-    is the address of a Ray cluster ("auto": this machine's) that shares the long work. `report`
-    gets one line per step, `track` wraps what takes long; the bundle's provenance keeps the
-    figures. Finished steps lie in `.NAME.work` beside `out` until all are: a run that was ended
-    goes on from there. Deterministic on one machine.
+    gradients of one layer. With `recovery` every level below the full model gets an adapter.
+    `tasks` is a file of questions (see `read_tasks`) for the accuracy that the bundle's report
+    shows. `ray` is the address of a Ray cluster ("auto": this machine's) that shares the long
+    work. `report` gets one line per step, `track` wraps what takes long; the bundle's provenance
+    and report keep the figures. Finished steps lie in `.NAME.work` beside `out` until all are: a
+    run that was ended goes on from there. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; there is no bundle then.
@@ -89,6 +102,8 @@ def elastify(
     check_plan_kind(plan)
     source = check_source(Path(hf_dir), out, quantization)
     check_cluster(ray)
+    questions = () if tasks is None else read_tasks(Path(tasks))
+    stopwatch = Stopwatch()
     device_name = choose_device(device)
     data = source.recovery_data(recovery) if recovery else None
     text = source.calibration(Path(calibration), windows, window_tokens)
@@ -100,7 +115,9 @@ def elastify(
     work = WorkFolder(out, {**provenance, **options})
 
     model = load_model(source.folder, dtype, device_name)
+    stopwatch.lap("reading")
     analysis = analyse(model, source.config, text, importance, work, track, ray)
+    stopwatch.lap("importance and anchors")
     chosen = analysis.anchors(anchors)
     report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
 
@@ -110,6 +127,7 @@ def elastify(
 
     draft = _export(model, source, analysis, quantization, out.name, work, track)
     num_lines = check_tokens(draft, source.tokenizer, sample)
+    stopwatch.lap("reordering and export")
     report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
     architecture = Architecture.from_gguf(GgufFile.open(draft))
     block, ff_block = column_blocks(architecture, quantization)
@@ -122,21 +140,40 @@ def elastify(
     plans = _plans(model, architecture, text, chosen, analysis, plan, limits, work, track)
     choice = plans.choice
     references = _references(model, choice.levels, analysis, sample, work, track)
+    stopwatch.lap("levels")
     adapted = _recover(model, architecture, choice.levels, recovery, data, work, ray, report, track)
+    stopwatch.lap("recovery")
     del model
     gc.collect()
 
     exported = open_bundle(draft)
     checks = check_plans(exported, choice.levels, references, sample, quantization, track)
+    stopwatch.lap("verification")
     verification = Verification(len(sample), difference, checks)
     for line in (*plans.lines(), *choice.notes, *verification.lines()):
         report(line)
-    provenance |= analysis.provenance(chosen)
-    provenance |= {"importance": importance, "plans": plans.provenance()}
-    provenance |= {"quantization": quantization, "notes": list(choice.notes)}
-    provenance |= {"verification": asdict(verification)}
-    provenance |= adapted.provenance
-    bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files)
+    provenance |= {
+        **analysis.provenance(chosen),
+        "importance": importance,
+        "plans": plans.provenance(),
+        "quantization": quantization,
+        "notes": list(choice.notes),
+        "verification": asdict(verification),
+        **adapted.provenance,
+    }
+    files = make_report(
+        out.name,
+        _with_adapters(exported, adapted),
+        work.path,
+        provenance=provenance,
+        scores=analysis.scores,
+        verification=verification,
+        batches=text.batches,
+        questions=questions,
+        stopwatch=stopwatch,
+        track=track,
+    )
+    bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files, files)
     work.remove()
     return bundle
 
@@ -244,6 +281,12 @@ def _recover(
         return adapt()
     with connect(ray) as cluster:
         return adapt(train=cluster.recover_levels)
+
+
+def _with_adapters(exported: Bundle, adapted: AdaptedLevels) -> Bundle:
+    """The exported model with the levels that its bundle will have."""
+    adapters = {name: Adapter.open(path) for name, path in adapted.files.items()}
+    return replace(exported, levels=adapted.levels, adapters=adapters)
 
 
 def _provenance(config: SourceConfig, digests: dict[str, str], text: Calibration) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What `pliant elastify` found out and decided, as `report.json` and as a page for people."""
