@@ -110,7 +110,9 @@ def test_batches_equal_one_token_at_a_time_in_any_slot(models, family: str, layo
     engine = engine_of(models(family, "Q4_0"), layout=layout)
     for plan in (Plan.full(engine.architecture), plan_of(SIZES, engine)):
         steps = [
-            np.concatenate([engine.forward(plan, [Span(slot, [t], i)]) for i, t in enumerate(text)])
+            np.concatenate(
+                [engine.forward(plan, [Span(slot, [t], i)]).copy() for i, t in enumerate(text)]
+            )
             for slot, text in enumerate((TOKENS[:60], TOKENS[100:130]))
         ]
         together = engine.forward(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from pliant.bundle import (
     Adapter,
@@ -23,41 +19,40 @@ from pliant.bundle import (
     open_bundle,
     write_bundle,
 )
-from pliant.elastify.activations import reorder_columns
 from pliant.elastify.analysis import Analysis, analyse
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.checkpoint import check_values
-from pliant.elastify.cluster import check_cluster, connect
-from pliant.elastify.export import write_gguf
+from pliant.elastify.cluster import check_cluster
 from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
-from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
+from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, check_source
 from pliant.elastify.levels import TARGET_RATIOS
-from pliant.elastify.plans import DEFAULT_PLANS, PlanChoice, check_plan_kind, choose_plans
-from pliant.elastify.precision import widen
+from pliant.elastify.plans import DEFAULT_PLANS, PlanChoice, check_plan_kind
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
-from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
+from pliant.elastify.recovery.levels import AdaptedLevels
 from pliant.elastify.recovery.options import Recovery
-from pliant.elastify.reorder import reorder_model
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.report.tasks import read_tasks
+from pliant.elastify.report.tasks import Question, read_tasks
 from pliant.elastify.report.write import make_report
-from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, config_of, load_model
-from pliant.elastify.submodel import logits
+from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, load_model
+from pliant.elastify.steps import (
+    Report,
+    Run,
+    export_draft,
+    recover,
+    reference_logits,
+    reorder,
+    widths,
+)
 from pliant.elastify.verify import (
     Verification,
     check_plans,
     check_tokens,
-    expected_logits,
-    reorder_difference,
-    sample_length,
 )
 from pliant.elastify.work import WorkFolder
 
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
-
-Report = Callable[[str], None]
 
 
 def elastify(
@@ -113,174 +108,127 @@ def elastify(
     provenance = _provenance(source.config, digests, text)
     options = {"windows": text.shape, "dtype": dtype, "device": device_name}
     work = WorkFolder(out, {**provenance, **options})
+    run = Run(out.name, source, text, quantization, work, stopwatch, report, track)
 
-    model = load_model(source.folder, dtype, device_name)
-    stopwatch.lap("reading")
-    analysis = analyse(model, source.config, text, importance, work, track, ray)
-    stopwatch.lap("importance and anchors")
+    made = _make(
+        run,
+        partial(load_model, source.folder, dtype, device_name),
+        importance=importance,
+        plan=plan,
+        anchors=anchors,
+        targets=targets,
+        recovery=recovery,
+        data=data,
+        ray=ray,
+    )
+    gc.collect()
+    verification = _verify(run, made)
+    provenance |= made.provenance | {"importance": importance, "quantization": quantization}
+    provenance |= {"verification": asdict(verification)}
+    files = _report_files(run, made, verification, provenance, questions)
+    adapted = made.adapted
+    bundle = write_bundle(out, made.draft, adapted.levels, provenance, adapted.files, files)
+    work.remove()
+    return bundle
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is kept of the steps that need the model; `references` gives transformers' logits."""
+
+    draft: Path
+    analysis: Analysis
+    anchors: Sequence[int]
+    difference: float
+    plans: PlanChoice
+    references: Callable[[Level], Any]
+    adapted: AdaptedLevels
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {
+            **self.analysis.provenance(self.anchors),
+            "plans": self.plans.provenance(),
+            "notes": list(self.plans.choice.notes),
+            **self.adapted.provenance,
+        }
+
+
+def _make(
+    run: Run,
+    load: Callable[[], Any],
+    *,
+    importance: str,
+    plan: str,
+    anchors: int | None,
+    targets: Sequence[float],
+    recovery: Recovery | None,
+    data: RecoveryData | None,
+    ray: str | None,
+) -> _Made:
+    """Analyses, reorders, exports, plans and recovers; the model is gone afterwards."""
+    source, work, track, lap = run.source, run.work, run.track, run.stopwatch.lap
+    model = load()
+    lap("reading")
+    analysis = analyse(model, source.config, run.text, importance, work, track, ray)
+    lap("importance and anchors")
     chosen = analysis.anchors(anchors)
-    report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
-
-    sample = text.batches[0][0][: sample_length(source.config.vocab_size)]
-    difference = _reorder(model, source.config, analysis, sample)
-    report(f"reordered by importance: logits changed by at most {difference:.1e}")
-
-    draft = _export(model, source, analysis, quantization, out.name, work, track)
-    num_lines = check_tokens(draft, source.tokenizer, sample)
-    stopwatch.lap("reordering and export")
-    report(f"exported {quantization}; {num_lines} lines of text give the same tokens")
+    run.report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
+    difference = reorder(model, source.config, analysis, run.sample)
+    run.report(f"reordered by importance: logits changed by at most {difference:.1e}")
+    draft = export_draft(model, source, analysis, run.quantization, run.name, work, track)
+    num_lines = check_tokens(draft, source.tokenizer, run.sample)
+    lap("reordering and export")
+    run.report(f"exported {run.quantization}; {num_lines} lines of text give the same tokens")
     architecture = Architecture.from_gguf(GgufFile.open(draft))
-    block, ff_block = column_blocks(architecture, quantization)
+    block, ff_block = column_blocks(architecture, run.quantization)
     limits = {
         "targets": list(targets),
         "block": block,
         "ff_block": ff_block,
         "lora_rank": recovery.options.rank if recovery else 0,
     }
-    plans = _plans(model, architecture, text, chosen, analysis, plan, limits, work, track)
-    choice = plans.choice
-    references = _references(model, choice.levels, analysis, sample, work, track)
-    stopwatch.lap("levels")
-    adapted = _recover(model, architecture, choice.levels, recovery, data, work, ray, report, track)
-    stopwatch.lap("recovery")
-    del model
-    gc.collect()
+    plans = widths(model, architecture, run.text, chosen, analysis, plan, limits, work, track)
+    levels = plans.choice.levels
+    references = reference_logits(model, levels, analysis, run.sample, work, track)
+    lap("levels")
+    adapted = recover(model, architecture, levels, recovery, data, work, ray, run.report, track)
+    lap("recovery")
+    return _Made(draft, analysis, chosen, difference, plans, references, adapted)
 
-    exported = open_bundle(draft)
-    checks = check_plans(exported, choice.levels, references, sample, quantization, track)
-    stopwatch.lap("verification")
-    verification = Verification(len(sample), difference, checks)
-    for line in (*plans.lines(), *choice.notes, *verification.lines()):
-        report(line)
-    provenance |= {
-        **analysis.provenance(chosen),
-        "importance": importance,
-        "plans": plans.provenance(),
-        "quantization": quantization,
-        "notes": list(choice.notes),
-        "verification": asdict(verification),
-        **adapted.provenance,
-    }
-    files = make_report(
-        out.name,
-        _with_adapters(exported, adapted),
-        work.path,
+
+def _verify(run: Run, made: _Made) -> Verification:
+    choice = made.plans.choice
+    exported = open_bundle(made.draft)
+    checks = check_plans(
+        exported, choice.levels, made.references, run.sample, run.quantization, run.track
+    )
+    run.stopwatch.lap("verification")
+    verification = Verification(len(run.sample), made.difference, checks)
+    for line in (*made.plans.lines(), *choice.notes, *verification.lines()):
+        run.report(line)
+    return verification
+
+
+def _report_files(
+    run: Run,
+    made: _Made,
+    verification: Verification,
+    provenance: dict[str, Any],
+    questions: Sequence[Question],
+) -> dict[str, Path]:
+    return make_report(
+        run.name,
+        _with_adapters(open_bundle(made.draft), made.adapted),
+        run.work.path,
         provenance=provenance,
-        scores=analysis.scores,
+        scores=made.analysis.scores,
         verification=verification,
-        batches=text.batches,
+        batches=run.text.batches,
         questions=questions,
-        stopwatch=stopwatch,
-        track=track,
+        stopwatch=run.stopwatch,
+        track=run.track,
     )
-    bundle = write_bundle(out, draft, adapted.levels, provenance, adapted.files, files)
-    work.remove()
-    return bundle
-
-
-def _reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
-    """Largest change of a logit. From here on all is computed in float32, to be compared."""
-    widen(model)
-    before = logits(model, sample[None])
-    reorder_model(model, config, analysis.order)
-    return reorder_difference(before, logits(model, sample[None]))
-
-
-def _export(
-    model: Any,
-    source: Source,
-    analysis: Analysis,
-    quantization: str,
-    name: str,
-    work: WorkFolder,
-    track: Track,
-) -> Path:
-    """The whole model as a GGUF file in the work folder."""
-    importance = reorder_columns(analysis.importance, analysis.order)
-
-    def write(path: Path) -> None:
-        write_gguf(
-            model, source.vocabulary, path, quantization, name, importance=importance, track=track
-        )
-
-    inputs = {"order": analysis.order_sha256, "quantization": quantization, "name": name}
-    return work.file("model.gguf", inputs, write)
-
-
-def _plans(
-    model: Any,
-    architecture: Architecture,
-    text: Calibration,
-    anchors: Sequence[int],
-    analysis: Analysis,
-    kind: str,
-    limits: Mapping[str, Any],
-    work: WorkFolder,
-    track: Track,
-) -> PlanChoice:
-    def write(path: Path) -> None:
-        config = config_of(model.config)
-        found = choose_plans(
-            model, config, architecture, text.batches, anchors, kind=kind, track=track, **limits
-        )
-        path.write_text(json.dumps(found.to_json()), encoding="utf-8")
-
-    inputs = {"order": analysis.order_sha256, "anchors": anchors, "kind": kind, **limits}
-    path = work.file("plans.json", inputs, write)
-    return PlanChoice.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _references(
-    model: Any,
-    levels: Sequence[Level],
-    analysis: Analysis,
-    sample: torch.Tensor,
-    work: WorkFolder,
-    track: Track,
-) -> Callable[[Level], Any]:
-    """What transformers computes at each level, in files: so the model can go before the engine
-    loads its own."""
-
-    def write(level: Level, path: Path) -> None:
-        np.save(path, expected_logits(model, level, sample))
-
-    inputs = {"order": analysis.order_sha256}
-    paths = {
-        level.ratio: work.file("logits.npy", {**inputs, **asdict(level)}, partial(write, level))
-        for level in track(levels, "reference logits", len(levels))
-    }
-    return lambda level: np.load(paths[level.ratio], allow_pickle=False)
-
-
-def _recover(
-    model: Any,
-    architecture: Architecture,
-    levels: Sequence[Level],
-    recovery: Recovery | None,
-    data: RecoveryData | None,
-    work: WorkFolder,
-    ray: str | None,
-    report: Report,
-    track: Track,
-) -> AdaptedLevels:
-    """The levels with their adapters, whose files and checkpoints lie in the work folder."""
-    if recovery is None or data is None:
-        return AdaptedLevels(tuple(levels), {}, {})
-    adapt = partial(
-        adapt_levels,
-        model,
-        architecture,
-        levels,
-        data,
-        recovery.options,
-        work.path,
-        report=report,
-        track=track,
-    )
-    if ray is None:
-        return adapt()
-    with connect(ray) as cluster:
-        return adapt(train=cluster.recover_levels)
 
 
 def _with_adapters(exported: Bundle, adapted: AdaptedLevels) -> Bundle:

@@ -122,6 +122,8 @@ class Engine:
         if not 0 <= length <= self.context_length:
             raise RequestError(f"length is {length}; a slot holds 0..{self.context_length} tokens")
         with self._lock:
+            if self._closed:
+                raise RequestError("the model is closed")
             self._kv.copy(source, target, length)
 
     def close(self) -> None:

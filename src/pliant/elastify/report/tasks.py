@@ -119,7 +119,7 @@ def _question(where: str, line: str) -> Question:
 def _messages(where: str, row: dict[str, Any]) -> tuple[Mapping[str, str], ...]:
     if "messages" not in row:
         parts = [row[name] for name in ("context", "question") if row.get(name) is not None]
-        if not _are_texts(parts) or "question" not in row:
+        if not _are_texts(parts) or row.get("question") is None:
             raise ElastifyError(f"{where}: needs `messages`, or a `question` that is a text")
         return ({"role": "user", "content": "\n".join(parts)},)
     messages = row["messages"]
