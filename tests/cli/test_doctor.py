@@ -2,7 +2,9 @@
 
 import json
 import platform
+import re
 import shutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,8 @@ from pliant.cli import doctor, main
 from pliant.cli.doctor import Finding, State, examine, extra_packages
 from pliant.errors import LibraryError
 from pliant.ggml import cpu, library
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +110,10 @@ def test_a_folder_of_impossible_name_is_no_exception(
 
 
 def test_extra_packages_are_those_of_pyproject() -> None:
-    assert set(extra_packages("elastify")) == {"torch", "transformers", "safetensors", "gguf"}
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    lines = project["optional-dependencies"]["elastify"]
+    names = {re.split(r"[<>=]", line)[0].replace("_", "-") for line in lines}
+    assert set(extra_packages("elastify")) == names
 
 
 def test_absent_extra_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
