@@ -11,8 +11,7 @@ from pliant.slo.latency import LatencyModel
 from pliant.slo.slo import Slo
 
 SAFETY_MARGIN = 0.05
-"""A level counts as meeting a limit when its prediction, 5% added, is within it: the spread of
-single requests around the calibrated medians on an otherwise idle machine."""
+"""A level counts as meeting a limit when its prediction, 5% added, is within it."""
 
 Policy = Literal["best_effort", "strict"]
 
