@@ -1,10 +1,10 @@
-"""A second model for benchmarks: a plain Llama with grouped queries, trained at full width only.
+"""A second model for benchmarks: grouped queries, trained at full width only.
 
 The built-in model is trained at random prefix widths, so its units are ordered before anything
 orders them. This one is not: it is what `pliant elastify` meets. Tasks, documents and tokenizer
 are those of the built-in model; nothing but this repository is needed.
 
-    python benchmarks/_plain.py FOLDER [--minutes 8]
+    python benchmarks/_plain.py FOLDER [--family qwen2] [--minutes 8]
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from _pocket import pocket_tokenizer
 from _requests import APPS
@@ -31,13 +37,13 @@ SHAPE = {
     "num_hidden_layers": 6,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "head_dim": 16,
     "intermediate_size": 384,
     "max_position_embeddings": 1024,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
-DATASET_SHARE = 0.06  # of the tokens that the built-in model's data set has
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+DATASET_SHARE = 0.3  # of the tokens that the built-in model's data set has
 BATCH_TOKENS = 2048
 LEARNING_RATE = 3e-3
 LOG_EVERY = 25
@@ -55,18 +61,19 @@ class GeneratedDocuments:
         return pieces_of(make_scene(app, self._rng, level, num_turns, held_out=False))
 
 
-def train_plain(folder: Path, minutes: float, seed: int = 0) -> None:
+def train_plain(folder: Path, minutes: float, seed: int = 0, family: str = "llama") -> None:
     """Writes a Hugging Face folder after `minutes` of training (making the data not counted)."""
     torch.manual_seed(seed)
     tokenizer = pocket_tokenizer(open_bundle("pocket"))
     data = build(GeneratedDocuments(seed), tokenizer.backend_tokenizer, DATASET_SHARE)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE))
+    config, network = FAMILIES[family]
+    model = network(config(vocab_size=len(tokenizer), **SHAPE))
     _train(model, data, minutes * 60, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _train(model: LlamaForCausalLM, data: Dataset, budget_s: float, seed: int) -> None:
+def _train(model: PreTrainedModel, data: Dataset, budget_s: float, seed: int) -> None:
     optimizers = make_optimizers(model, LEARNING_RATE, muon=True)
     curriculum = Curriculum(data, BATCH_TOKENS, seed)
     started_s = time.monotonic()
@@ -81,7 +88,7 @@ def _train(model: LlamaForCausalLM, data: Dataset, budget_s: float, seed: int) -
 
 
 def _step(
-    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float
+    model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], batch: Batch, rate: float
 ) -> float:
     """One update; returns the loss of the answers."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -102,12 +109,13 @@ def _step(
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
+    options.add_argument("--family", choices=tuple(FAMILIES), default="llama")
     options.add_argument("--minutes", type=float, default=8.0)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=2)
     args = options.parse_args()
     torch.set_num_threads(args.threads)
-    train_plain(args.folder, args.minutes, args.seed)
+    train_plain(args.folder, args.minutes, args.seed, args.family)
 
 
 if __name__ == "__main__":
