@@ -26,10 +26,12 @@ def test_prints_a_table_and_writes_every_claim(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "distill" in done.stdout
+    assert "global, distill" in done.stdout
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["benchmark"] == "recovery"
-    half, full = document["results"]
-    assert (half["level"], full["level"]) == (0.5, 1.0)
-    assert {"bare", "lm", "distill", "gap", "lm_gap_closed", "distill_gap_closed"} <= half.keys()
-    assert len(document["claims"]) == 2
+    *recipes, full = document["results"]
+    assert [row["level"] for row in recipes] == [0.5] * 5
+    assert full["level"] == 1.0
+    assert {row["recipe"] for row in recipes} >= {"global, distill", "paper", "pruner"}
+    assert all({"bare", "recovered", "gap", "gap_closed"} <= row.keys() for row in recipes)
+    assert len(document["claims"]) == 6
