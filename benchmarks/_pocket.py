@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import torch
@@ -12,10 +11,10 @@ from gguf.constants import GGMLQuantizationType
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from _requests import APPS, TOP_LEVEL, calibration_texts, evaluation_scenes, make_scene
+from _requests import APPS, evaluation_scenes, training_conversations
 from pliant.bundle import Bundle, open_bundle
 
-CALIBRATION_TEXTS = 64
+CALIBRATION_CONVERSATIONS = 256
 _CONTROL = 3  # GGUF token type
 _MODULES = {
     "attn_q": "self_attn.q_proj",
@@ -54,10 +53,9 @@ def write_folder(folder: Path) -> None:
 
 
 def write_requests(folder: Path, per_app: int, seed: int) -> tuple[Path, Path]:
-    """Calibration texts and evaluation rows as the files the benchmark takes."""
+    """Calibration conversations and evaluation rows as the files the benchmark takes."""
     calibration, rows = folder / "calibration.jsonl", folder / "eval.jsonl"
-    texts = calibration_texts(CALIBRATION_TEXTS)
-    calibration.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    _write_conversations(calibration, training_conversations(CALIBRATION_CONVERSATIONS))
     scenes = [scene for app in APPS for scene in evaluation_scenes(app, per_app, seed)]
     rows.write_text("".join(json.dumps(scene.row("generated")) + "\n" for scene in scenes))
     return calibration, rows
@@ -67,23 +65,16 @@ def write_conversations(
     folder: Path, count: int, held_out_per_app: int, seed: int
 ) -> tuple[Path, Path]:
     """Recovery data: conversations as the model was trained on, and others with new entities."""
-    rng = random.Random(f"pocket-recovery-{seed}")
-    training = [
-        make_scene(
-            APPS[index % len(APPS)],
-            rng,
-            rng.randint(1, TOP_LEVEL),
-            rng.randint(2, 6),
-            held_out=False,
-        )
-        for index in range(count)
-    ]
     held_out = [scene for app in APPS for scene in evaluation_scenes(app, held_out_per_app, seed)]
     paths = folder / "recovery.jsonl", folder / "held-out.jsonl"
-    for path, scenes in zip(paths, (training, held_out), strict=True):
-        rows = ({"messages": scene.conversation()} for scene in scenes)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write_conversations(paths[0], training_conversations(count, seed + 1))
+    _write_conversations(paths[1], [scene.conversation() for scene in held_out])
     return paths
+
+
+def _write_conversations(path: Path, conversations: list[list[dict[str, str]]]) -> None:
+    rows = (json.dumps({"messages": messages}) + "\n" for messages in conversations)
+    path.write_text("".join(rows))
 
 
 def _weights(bundle: Bundle) -> dict[str, torch.Tensor]:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from pliant.elastify.calibration import mean_loss, read_calibration, token_windows
+from pliant.elastify.calibration import mean_loss, read_calibration
 from pliant.elastify.pipeline import WINDOW_TOKENS
+from pliant.elastify.windows import Windows
 
 QUICK_QUESTIONS = 12
 
@@ -28,14 +29,17 @@ class Question:
     answer_index: int
 
     @property
-    def answered(self) -> list[int]:
-        return torch.cat([self.prompt, self.choices[self.answer_index]]).tolist()
+    def answered(self) -> Windows:
+        """Prompt and right choice, of which only the latter counts."""
+        answer = self.choices[self.answer_index]
+        weights = torch.cat([torch.zeros(len(self.prompt) - 1), torch.ones(len(answer))])
+        return Windows(torch.cat([self.prompt, answer])[None], weights[None])
 
 
 @dataclass(frozen=True)
 class Material:
     questions: tuple[Question, ...]
-    text: tuple[torch.Tensor, ...]
+    text: tuple[Windows, ...]
 
 
 def read_material(args: Namespace, tokenizer: Any, windows: int) -> Material:
@@ -46,8 +50,7 @@ def read_material(args: Namespace, tokenizer: Any, windows: int) -> Material:
     if args.text is not None:
         text = read_calibration(args.text, tokenizer, windows, WINDOW_TOKENS).batches
     else:
-        tokens = [token for question in questions for token in question.answered]
-        text = token_windows(tokens, windows, WINDOW_TOKENS)
+        text = tuple(question.answered for question in questions)
     return Material(questions, text)
 
 

@@ -5,17 +5,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "pocket"))
 
-from pocket.generate import TOP_LEVEL, calibration_texts, evaluation_scenes, make_scene
+from pocket.generate import evaluation_scenes, make_scene, training_conversations
 from pocket.real_tasks import EVALUATION_SETS, real_scenes
 from pocket.scene import APPS, Scene
 
 __all__ = [
     "APPS",
     "EVALUATION_SETS",
-    "TOP_LEVEL",
     "Scene",
-    "calibration_texts",
     "evaluation_scenes",
     "make_scene",
     "real_scenes",
+    "training_conversations",
 ]

@@ -14,7 +14,7 @@ same everywhere are what it was trained for. `--train-plain` trains a model with
 (`_plain.py`) and takes that.
 
 Rows of the evaluation file: `messages` (role, content), `choices`, `answer_index`. Without
---text, perplexity is measured on the prompts with their right answers.
+--text, perplexity is that of the right answers after their prompts.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
 from pliant.elastify.submodel import slice_model
 from pliant.elastify.units import UnitOrder
+from pliant.elastify.windows import Windows
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
 QUICK_RATIOS = (0.3, 0.5)
@@ -68,7 +69,7 @@ class Setup:
 
     model: Any
     config: SourceConfig
-    calibration: tuple[torch.Tensor, ...]
+    calibration: tuple[Windows, ...]
     material: Material
     ratios: tuple[float, ...]
     targets: tuple[float, ...]

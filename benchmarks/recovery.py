@@ -50,6 +50,7 @@ from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import recover_levels
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import SourceConfig, load_model, load_tokenizer, read_config
+from pliant.elastify.windows import Windows
 
 CLAIMED = (0.5, 0.8)  # these levels and those between them
 GAP_GOAL = 0.5
@@ -89,7 +90,7 @@ class Material:
 
     model: Any
     config: SourceConfig
-    calibration: tuple[torch.Tensor, ...]
+    calibration: tuple[Windows, ...]
     data: RecoveryData
 
     def reordered(self, importance: str) -> Any:

@@ -1,7 +1,8 @@
 """Writes the requests of the six apps as JSON lines, for demonstrations and measurements.
 
 ``demo.jsonl`` (a few of each app), ``eval.jsonl`` (many, held out), ``calibration.jsonl``
-(training-style texts); with ``--data`` also ``eval-NAME.jsonl`` of the real sets.
+(conversations as in training), ``recovery.jsonl`` (others, for adapters); with ``--data`` also
+``eval-NAME.jsonl`` of the real sets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pocket.generate import calibration_texts, evaluation_scenes
+from pocket.generate import evaluation_scenes, training_conversations
 from pocket.real_tasks import EVALUATION_SETS, real_scenes
 from pocket.scene import APPS
 
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the converted sets")
     parser.add_argument("--count", type=int, default=256, help="rows per app in eval.jsonl")
     parser.add_argument("--demo-count", type=int, default=6, help="rows per app in demo.jsonl")
-    parser.add_argument("--calibration-count", type=int, default=64)
+    parser.add_argument("--calibration-count", type=int, default=256)
+    parser.add_argument("--recovery-count", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,12 @@ def main() -> None:
     scenes = [s for app in APPS for s in evaluation_scenes(app, args.count, args.seed)]
     write_lines(args.out / "eval.jsonl", (s.row(source) for s in scenes))
     write_lines(args.out / "demo.jsonl", demo_rows(args.demo_count))
-    texts = calibration_texts(args.calibration_count, args.seed)
-    write_lines(args.out / "calibration.jsonl", ({"text": t} for t in texts))
+    for name, count, seed in (
+        ("calibration", args.calibration_count, args.seed),
+        ("recovery", args.recovery_count, args.seed + 1),
+    ):
+        conversations = training_conversations(count, seed)
+        write_lines(args.out / f"{name}.jsonl", ({"messages": one} for one in conversations))
     if args.data is not None:
         for name in EVALUATION_SETS:
             rows = (s.row(name) for s in real_scenes(args.data, name, args.count))

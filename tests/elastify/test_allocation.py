@@ -8,6 +8,7 @@ from pliant.bundle import Plan, check_levels
 from pliant.bundle.plan import LayerPlan
 from pliant.elastify.allocation import _Descent, allocate_levels
 from pliant.elastify.calibration import mean_loss, token_windows
+from pliant.elastify.examples import Example
 from pliant.elastify.gates import Gates
 from pliant.elastify.narrowing import Narrowing
 from pliant.elastify.source import SourceConfig, config_of
@@ -15,7 +16,7 @@ from pliant.elastify.submodel import slice_model
 from support.shapes import architecture_of
 from support.tiny_hf import make_model
 
-BATCHES = token_windows(list(range(6, 306)) * 2, windows=8, window_tokens=32)
+BATCHES = token_windows(Example.text(list(range(6, 306)) * 2), windows=8, window_tokens=32)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def model() -> Any:
     kept = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(kept, lr=3e-3)
     for _ in range(30):
-        loss = sum(model(input_ids=batch, labels=batch).loss for batch in BATCHES)
+        loss = sum(model(input_ids=batch.tokens, labels=batch.tokens).loss for batch in BATCHES)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,10 +3,11 @@ import torch
 
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
 from pliant.elastify.calibration import mean_loss, token_windows
+from pliant.elastify.examples import Example
 from pliant.errors import ElastifyError
 from support.tiny_hf import make_model
 
-BATCHES = token_windows(list(range(6, 306)), windows=2, window_tokens=32)
+BATCHES = token_windows(Example.text(list(range(6, 306))), windows=2, window_tokens=32)
 
 
 @pytest.mark.parametrize(("layers", "count"), [(1, 1), (6, 1), (16, 3), (26, 5), (32, 6)])

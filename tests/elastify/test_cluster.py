@@ -10,8 +10,9 @@ import torch
 from pliant.bundle import LayerPlan, Level, Plan
 from pliant.elastify.calibration import token_windows
 from pliant.elastify.cluster import Cluster, check_cluster, connect
+from pliant.elastify.examples import Example
 from pliant.elastify.importance import taylor_scores
-from pliant.elastify.recovery.data import Example, RecoveryData
+from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import recover_levels
 from pliant.elastify.source import config_of
@@ -64,7 +65,7 @@ def test_both_nodes_are_used(cluster: Cluster) -> None:
 def test_the_sum_of_shards_is_the_serial_result(cluster: Cluster) -> None:
     model = make_model()
     config = config_of(model.config)
-    batches = token_windows(list(range(6, 306)) * 2, windows=5, window_tokens=32)
+    batches = token_windows(Example.text(list(range(6, 306)) * 2), windows=5, window_tokens=32)
     found, expected = cluster.scores(model, config, batches), taylor_scores(model, config, batches)
     assert np.array_equal(found.heads, expected.heads)
     assert np.array_equal(found.neurons, expected.neurons)
@@ -92,7 +93,9 @@ def test_what_goes_wrong_in_a_task_is_told(cluster: Cluster, tmp_path: Path) -> 
         )
     config = config_of(make_model().config)
     with pytest.raises(ElastifyError, match="a task on the Ray cluster failed: AttributeError"):
-        cluster.scores(torch.nn.Module(), config, token_windows(list(range(6, 66)), 2, 16))
+        cluster.scores(
+            torch.nn.Module(), config, token_windows(Example.text(list(range(6, 66))), 2, 16)
+        )
 
 
 def test_no_cluster_at_the_address() -> None:

@@ -6,13 +6,14 @@ import torch
 
 from pliant.bundle.plan import LayerPlan, Plan
 from pliant.elastify.calibration import mean_loss, token_windows
+from pliant.elastify.examples import Example
 from pliant.elastify.gates import Gates
 from pliant.elastify.precision import widen
 from pliant.elastify.source import config_of
 from pliant.elastify.submodel import slice_model
 from support.tiny_hf import make_model
 
-BATCHES = token_windows(list(range(6, 306)) * 2, windows=4, window_tokens=32)
+BATCHES = token_windows(Example.text(list(range(6, 306)) * 2), windows=4, window_tokens=32)
 PLAN = Plan((LayerPlan(3, 2, 96), LayerPlan(4, 1, 32), LayerPlan(0, 0, 128)))
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pliant.elastify.calibration import token_windows
+from pliant.elastify.examples import Example
 from pliant.elastify.importance import (
     activation_scores,
     check_importance,
@@ -14,18 +15,21 @@ from pliant.elastify.importance import (
     taylor_scores,
 )
 from pliant.elastify.source import config_of
+from pliant.elastify.windows import Windows, joined
 from pliant.errors import ElastifyError
 from support.tiny_hf import make_model
 
-BATCHES = token_windows(list(range(6, 306)) * 2, windows=4, window_tokens=32)
+BATCHES = token_windows(Example.text(list(range(6, 306)) * 2), windows=4, window_tokens=32)
 
 
 def test_taylor_is_the_sum_of_gradient_times_weight_over_the_unit() -> None:
     model = make_model()
     config = config_of(model.config)
-    window = BATCHES[0][:1]
+    weights = torch.rand((1, 31), generator=torch.Generator().manual_seed(2))
+    window = Windows(BATCHES[0].tokens[:1], weights)
     scores = taylor_scores(model, config, [window])
-    model(input_ids=window, labels=window).loss.backward()
+    logs = torch.log_softmax(model(input_ids=window.tokens).logits[0, :-1], dim=-1)
+    (-logs.gather(1, window.tokens[0, 1:, None])[:, 0] @ weights[0]).backward()
     block = model.model.layers[1]
     products = {name: (p * p.grad).abs() for name, p in block.named_parameters()}
 
@@ -68,13 +72,13 @@ def test_fisher_is_the_loss_without_the_unit_to_second_order() -> None:
     config = config_of(model.config)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[:, 9] *= 0.01
-    window = BATCHES[0][:1]
-    found = fisher_scores(model, config, [window]).neurons[1, 9]
+    window = BATCHES[0].tokens[:1]
+    found = fisher_scores(model, config, [BATCHES[0].take([0])]).neurons[1, 9]
     with torch.no_grad():
         before = model(input_ids=window, labels=window).loss.double()
         model.model.layers[1].mlp.down_proj.weight[:, 9] = 0
         after = model(input_ids=window, labels=window).loss.double()
-    assert np.isclose(found, float(after - before) * window.numel(), rtol=0.1, atol=2e-4)
+    assert np.isclose(found, float(after - before) * (window.numel() - 1), rtol=0.1, atol=2e-4)
 
 
 def test_activation_is_the_energy_of_what_a_unit_adds() -> None:
@@ -88,10 +92,10 @@ def test_activation_is_the_energy_of_what_a_unit_adds() -> None:
         block.self_attn.o_proj.register_forward_hook(lambda _, x, __: seen.update(heads=x[0])),
     ]
     with torch.no_grad():
-        model(input_ids=torch.cat(BATCHES))
+        model(input_ids=joined(BATCHES).tokens)
     for hook in hooks:
         hook.remove()
-    tokens = sum(batch.numel() for batch in BATCHES)
+    tokens = joined(BATCHES).tokens.numel()
     added = seen["mlp"][..., 3, None] * block.mlp.down_proj.weight[:, 3]
     assert np.isclose(scores.neurons[2, 3], added.square().sum().item() / tokens, rtol=1e-4)
     columns = slice(5 * 8, 6 * 8)  # query head 5: group 2, its second
@@ -110,7 +114,7 @@ def test_an_unknown_importance_is_refused() -> None:
 def test_taylor_adds_windows_up_and_repeats_exactly() -> None:
     model = make_model()
     config = config_of(model.config)
-    windows = torch.cat(BATCHES)
+    windows = joined(BATCHES)
     whole = taylor_scores(model, config, [windows])
     single = [taylor_scores(model, config, [window]) for window in windows.split(1)]
     assert np.allclose(whole.neurons, sum(scores.neurons for scores in single))

@@ -10,7 +10,12 @@ from pocket import sources
 from pocket.apps import CATEGORIES
 from pocket.chat import CHAT_TEMPLATE, render
 from pocket.functions import FUNCTIONS
-from pocket.generate import TOP_LEVEL, calibration_texts, evaluation_scenes, make_scene
+from pocket.generate import (
+    TOP_LEVEL,
+    evaluation_scenes,
+    make_scene,
+    training_conversations,
+)
 from pocket.real_tasks import EVALUATION_SETS
 from pocket.scene import APPS, Scene
 from pocket.words import CITIES, FIRST_NAMES, ITEMS, split
@@ -100,8 +105,12 @@ def test_the_template_renders_as_the_python_form() -> None:
     assert rendered == render(messages, ask=True)
 
 
-def test_calibration_texts_are_whole_conversations() -> None:
-    for text in calibration_texts(12):
-        assert text.startswith("<|system|>")
-        assert text.endswith("<|end|>")
-        assert len(text) > 500
+def test_training_conversations_are_answered_and_those_of_another_seed_are_others() -> None:
+    conversations = training_conversations(12)
+    for messages in conversations:
+        roles = [message["role"] for message in messages]
+        assert roles[0] == "system"
+        assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
+        assert len(roles) >= 5
+    assert conversations == training_conversations(12)
+    assert not any(messages in conversations for messages in training_conversations(12, seed=1))

@@ -61,10 +61,11 @@ def test_full_width_logits_equal_transformers(small: net.ElasticLlama, tmp_path:
 def test_prompts_are_50_to_600_tokens_of_a_tokenizer_of_the_recipe() -> None:
     tokens = pytest.importorskip("pocket.tokens")
     from pocket.chat import CONTROL_TOKENS, render
-    from pocket.generate import calibration_texts
+    from pocket.generate import training_conversations
     from pocket.scene import APPS
 
-    tokenizer = tokens.train_tokenizer(iter(calibration_texts(120)), vocab_size=1024)
+    texts = map(render, training_conversations(300))
+    tokenizer = tokens.train_tokenizer(texts, vocab_size=1024)
     assert [tokenizer.token_to_id(t) for t in CONTROL_TOKENS] == list(range(len(CONTROL_TOKENS)))
     strange = "h\u00e9llo \u4f60\u597d \U0001f389 it's\n\n  x\t"
     assert tokenizer.decode(tokenizer.encode(strange).ids) == strange

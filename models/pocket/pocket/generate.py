@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .chat import render
+from .chat import Message
 from .scene import APPS, Scene
 from .screen_tasks import contact_scene, notification_scene, setting_scene
 from .selection import app_scene, function_scene, intent_scene
@@ -14,9 +14,6 @@ from .words import Draw
 TOP_LEVEL = 2
 MIN_CONTEXT_CHARS = 150
 """Shorter contexts hold too little beside the point to be evaluated on."""
-
-MIN_CALIBRATION_CHARS = 800
-"""At least 128 tokens of the built-in tokeniser."""
 
 _MAKERS: dict[str, Callable[[Draw, int, int], Scene]] = {
     "function": function_scene,
@@ -44,17 +41,16 @@ def evaluation_scenes(app: str, count: int, seed: int = 0) -> list[Scene]:
     return list(found.values())
 
 
-def calibration_texts(count: int, seed: int = 0) -> list[str]:
-    """Training-style texts of at least ``MIN_CALIBRATION_CHARS``: whole conversations."""
-    rng = random.Random(f"pocket-calibration-{seed}")
-    texts: list[str] = []
-    while len(texts) < count:
-        text = ""
-        while len(text) < MIN_CALIBRATION_CHARS:
-            app = APPS[(len(texts) + len(text)) % len(APPS)]
-            scene = make_scene(
-                app, rng, rng.randint(1, TOP_LEVEL), rng.randint(2, 6), held_out=False
-            )
-            text += render(scene.conversation())
-        texts.append(text)
-    return texts
+def training_conversations(count: int, seed: int = 0) -> list[list[Message]]:
+    """What the model is trained on: the apps in turn, two to six requests about one context."""
+    rng = random.Random(f"pocket-training-{seed}")
+    return [
+        make_scene(
+            APPS[index % len(APPS)],
+            rng,
+            rng.randint(1, TOP_LEVEL),
+            rng.randint(2, 6),
+            held_out=False,
+        ).conversation()
+        for index in range(count)
+    ]

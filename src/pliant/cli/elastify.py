@@ -22,7 +22,10 @@ def elastify(
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle is replaced.")],
     calibration: Annotated[
         Path,
-        typer.Option(help="Text as the model will see it, or .jsonl with a `text` in each line."),
+        typer.Option(
+            help="Text as the model will see it, or .jsonl with `messages`, `prompt` and `answer`, "
+            "or `text` in each line."
+        ),
     ],
     quantization: Annotated[
         str | None,

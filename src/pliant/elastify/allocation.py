@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.plan import Plan
 from pliant.elastify.gates import Gates
@@ -25,6 +23,7 @@ from pliant.elastify.narrowing import Narrowing
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
+from pliant.elastify.windows import Windows
 
 STAGE = 0.1  # of the full model's cost: after so much narrowing, units are priced again
 
@@ -33,7 +32,7 @@ def allocate_levels(
     model: Any,
     config: SourceConfig,
     architecture: Architecture,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[Windows],
     *,
     targets: Sequence[float] = TARGET_RATIOS,
     block: int = 1,
@@ -43,9 +42,8 @@ def allocate_levels(
 ) -> LevelChoice:
     """Nested levels of a reordered model, each close to its target cost from below.
 
-    `batches` are token windows (int64 [windows, tokens]); takes a forward and a backward pass
-    over them per STAGE of cost. `block`, `ff_block` and `lora_rank` are as in `choose_levels`.
-    Deterministic on one machine.
+    Takes a forward and a backward pass over `batches` per STAGE of cost. `block`, `ff_block` and
+    `lora_rank` are as in `choose_levels`. Deterministic on one machine.
     """
     narrowing = Narrowing(architecture, block, ff_block, lora_rank)
     with Gates(model, config) as gates:
@@ -57,7 +55,7 @@ def allocate_levels(
 class _Descent:
     gates: Gates
     narrowing: Narrowing
-    batches: tuple[torch.Tensor, ...]
+    batches: tuple[Windows, ...]
 
     def cost(self, plan: Plan) -> float:
         return self.narrowing.cost(plan)

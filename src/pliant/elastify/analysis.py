@@ -11,12 +11,13 @@ import numpy as np
 
 from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses_without_layers
-from pliant.elastify.calibration import Calibration, mean_loss, spread
+from pliant.elastify.calibration import Calibration, mean_loss
 from pliant.elastify.cluster import connect
 from pliant.elastify.importance import IMPORTANCES, energy_scores, order_by
 from pliant.elastify.progress import Track
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitOrder, UnitScores
+from pliant.elastify.windows import spread
 from pliant.elastify.work import Arrays, WorkFolder
 
 # Leaving out a layer shows in a few windows, and costs a pass over the model per layer.

@@ -10,6 +10,7 @@ import torch
 
 from pliant.elastify.calibration import batch_loss
 from pliant.elastify.progress import Track, untracked
+from pliant.elastify.windows import Windows
 from pliant.errors import ElastifyError
 
 ANCHOR_SHARE = 0.19  # 6 of 32 layers, 5 of 26, as in the paper
@@ -22,7 +23,7 @@ def default_anchor_count(num_layers: int) -> int:
 
 @torch.no_grad()
 def losses_without_layers(
-    model: Any, batches: Sequence[torch.Tensor], track: Track = untracked
+    model: Any, batches: Sequence[Windows], track: Track = untracked
 ) -> list[float]:
     """For each layer the mean loss of the model that leaves this layer out.
 
@@ -34,8 +35,8 @@ def losses_without_layers(
         inputs = _layer_inputs(model, batch)
         for index in range(len(layers)):
             with _starting_after(layers[: index + 1], inputs[index]):
-                totals[index] += float(batch_loss(model, batch)) * len(batch)
-    return [total / sum(len(batch) for batch in batches) for total in totals]
+                totals[index] += float(batch_loss(model, batch)) * batch.weight
+    return [total / sum(batch.weight for batch in batches) for total in totals]
 
 
 def choose_anchors(losses: Sequence[float], count: int) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ def choose_anchors(losses: Sequence[float], count: int) -> tuple[int, ...]:
     return tuple(sorted(ranked[:count]))
 
 
-def _layer_inputs(model: Any, batch: torch.Tensor) -> list[torch.Tensor]:
+def _layer_inputs(model: Any, batch: Windows) -> list[torch.Tensor]:
     """Hidden states before each layer."""
     inputs: list[torch.Tensor] = []
     handles = [

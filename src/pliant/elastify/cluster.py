@@ -25,6 +25,7 @@ from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
+from pliant.elastify.windows import Windows, joined
 from pliant.errors import ElastifyError, MissingExtraError, PliantError
 
 
@@ -42,13 +43,13 @@ class Cluster:
         self,
         model: Any,
         config: SourceConfig,
-        batches: Sequence[torch.Tensor],
+        batches: Sequence[Windows],
         score: Estimate = taylor_scores,
         track: Track = untracked,
     ) -> UnitScores:
         """`score` over all windows: shards of them run on the cluster, and their values are added
         in the windows' order."""
-        windows = torch.split(torch.cat(list(batches)), 1)
+        windows = joined(batches).split(1)
         per_shard = -(-len(windows) // self.num_tasks)
         shards = [windows[at : at + per_shard] for at in range(0, len(windows), per_shard)]
         tasks = [(score, config, shard) for shard in shards]
@@ -136,7 +137,7 @@ def _cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
 
 
 def _scores(
-    threads: int, model: Any, score: Estimate, config: SourceConfig, windows: Sequence[torch.Tensor]
+    threads: int, model: Any, score: Estimate, config: SourceConfig, windows: Sequence[Windows]
 ) -> list[UnitScores]:
     """Per window: their sum depends on its order, so it is taken in one place."""
     torch.set_num_threads(threads)

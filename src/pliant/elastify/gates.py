@@ -17,6 +17,7 @@ from pliant.elastify.calibration import batch_loss, mean_loss
 from pliant.elastify.gradients import checkpointed, frozen
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
+from pliant.elastify.windows import Windows
 
 Gate = torch.Tensor
 
@@ -55,11 +56,11 @@ class Gates:
             self._fill(plan, share)
             self._fill(inner, 1.0)
 
-    def loss(self, batches: Sequence[torch.Tensor]) -> float:
-        """Mean next-token loss (nats) over all windows."""
+    def loss(self, batches: Sequence[Windows]) -> float:
+        """Weighted mean of the next-token loss (nats) over all windows."""
         return mean_loss(self._model, batches)
 
-    def gradients(self, batches: Sequence[torch.Tensor]) -> UnitScores:
+    def gradients(self, batches: Sequence[Windows]) -> UnitScores:
         """Derivative of the mean loss by every gate; activations of one layer are kept."""
         gates = [*self._heads, *self._neurons]
         sums = [np.zeros(gate.shape) for gate in gates]
@@ -69,11 +70,11 @@ class Gates:
             for batch in batches:
                 parts = torch.autograd.grad(batch_loss(self._model, batch), gates)
                 for total, part in zip(sums, parts, strict=True):
-                    total += part.cpu().double().numpy() * len(batch)
+                    total += part.cpu().double().numpy() * batch.weight
         for gate in gates:
             gate.requires_grad_(False)
-        windows = sum(len(batch) for batch in batches)
-        rows = [total / windows for total in sums]
+        weight = sum(batch.weight for batch in batches)
+        rows = [total / weight for total in sums]
         num_layers = self._config.num_layers
         return UnitScores.of_queries(np.stack(rows[:num_layers]), np.stack(rows[num_layers:]))
 

@@ -12,14 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 from pliant.elastify.calibration import batch_loss
 from pliant.elastify.units import Projection, projections
+from pliant.elastify.windows import Windows
 
 # Layer, projection, its weight, its gradient: both [rows, columns], valid during the call.
 Consumer = Callable[[int, Projection, torch.Tensor, torch.Tensor], None]
 
 
-def each_gradient(model: Any, window: torch.Tensor, consume: Consumer) -> None:
-    """Calls `consume` with the gradient of the mean loss of `window` (int64 [windows, tokens])
-    in each projection's weight, last layer first.
+def each_gradient(model: Any, window: Windows, consume: Consumer) -> None:
+    """Calls `consume` with the gradient of the mean loss of `window` in each
+    projection's weight, last layer first.
 
     Activations of one layer at a time are kept (gradient checkpointing), and a gradient is freed
     when `consume` returns.

@@ -29,14 +29,15 @@ from pliant.elastify.units import (
     projections,
     sum_units,
 )
+from pliant.elastify.windows import Windows, joined
 from pliant.errors import ElastifyError
 
-Batches = Sequence[torch.Tensor]
+Batches = Sequence[Windows]
 DEFAULT_IMPORTANCE = "activation"
 
 
 class Estimate(Protocol):
-    """From token windows (int64 [windows, tokens], in batches) to what each unit is worth."""
+    """From token windows to what each unit is worth."""
 
     def __call__(
         self, model: Any, config: SourceConfig, batches: Batches, track: Track = ...
@@ -147,29 +148,27 @@ def random_order(config: SourceConfig, seed: int) -> UnitOrder:
     )
 
 
-def _added_up(
-    score: Callable[[torch.Tensor], UnitScores], batches: Batches, track: Track
-) -> UnitScores:
+def _added_up(score: Callable[[Windows], UnitScores], batches: Batches, track: Track) -> UnitScores:
     """Window by window, so that it can be shared out without changing the sum."""
-    windows = torch.split(torch.cat(list(batches)), 1)
-    done: Iterable[torch.Tensor] = track(windows, "importance of units", len(windows))
+    windows = joined(batches).split(1)
+    done: Iterable[Windows] = track(windows, "importance of units", len(windows))
     return reduce(add, map(score, done))
 
 
-def _taylor(model: Any, config: SourceConfig, window: torch.Tensor) -> UnitScores:
+def _taylor(model: Any, config: SourceConfig, window: Windows) -> UnitScores:
     sums = _WeightSums(config)
 
     def consume(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
-        sums.add(layer, projection, (weight.float() * g).abs_())
+        sums.add(layer, projection, (weight.float() * g).abs_() * window.weight)
 
     each_gradient(model, window, consume)
     return sums.scores()
 
 
-def _fisher(gates: Gates, window: torch.Tensor) -> UnitScores:
-    slopes, tokens = gates.gradients([window]), window.numel()
-    queries = _second_order(slopes.queries * tokens)
-    return UnitScores.of_queries(queries, _second_order(slopes.neurons * tokens))
+def _fisher(gates: Gates, window: Windows) -> UnitScores:
+    slopes, weight = gates.gradients([window]), window.weight
+    queries = _second_order(slopes.queries * weight)
+    return UnitScores.of_queries(queries, _second_order(slopes.neurons * weight))
 
 
 def _second_order(slopes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

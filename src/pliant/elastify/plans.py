@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-import torch
-
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.plan import Level, Plan
 from pliant.elastify.allocation import allocate_levels
-from pliant.elastify.calibration import spread
 from pliant.elastify.gates import Gates
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
+from pliant.elastify.windows import Windows, joined, spread
 from pliant.errors import ElastifyError
 
 PLAN_KINDS = ("best", "uniform", "global")
@@ -75,7 +73,7 @@ def choose_plans(
     model: Any,
     config: SourceConfig,
     architecture: Architecture,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[Windows],
     anchors: Sequence[int],
     *,
     kind: str = DEFAULT_PLANS,
@@ -116,17 +114,17 @@ def choose_plans(
 
 
 def _halves(
-    batches: Sequence[torch.Tensor],
-) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    batches: Sequence[Windows],
+) -> tuple[tuple[Windows, ...], tuple[Windows, ...]]:
     """Every other window, in batches as large; a single window is both."""
-    windows = torch.cat(list(batches))
+    windows = joined(batches)
     if len(windows) == 1:
         return (windows,), (windows,)
     size = len(batches[0])
-    return torch.split(windows[::2], size), torch.split(windows[1::2], size)
+    return windows.take(slice(0, None, 2)).split(size), windows.take(slice(1, None, 2)).split(size)
 
 
-def _loss(gates: Gates, level: Level, batches: Sequence[torch.Tensor]) -> float:
+def _loss(gates: Gates, level: Level, batches: Sequence[Windows]) -> float:
     gates.set(level.plan)
     return gates.loss(batches)
 

@@ -58,7 +58,7 @@ class Run:
     @property
     def sample(self) -> torch.Tensor:
         """Token ids that logits are compared on."""
-        return self.text.batches[0][0][: sample_length(self.source.config.vocab_size)]
+        return self.text.batches[0].tokens[0][: sample_length(self.source.config.vocab_size)]
 
 
 def reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:

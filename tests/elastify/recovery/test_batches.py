@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pliant.elastify.examples import Example
 from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
-from pliant.elastify.recovery.data import Example
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 

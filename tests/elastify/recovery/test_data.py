@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pliant.elastify.recovery.data import HELD_OUT_EVERY, Example, RecoveryData, read_recovery_data
+from pliant.elastify.examples import Example
+from pliant.elastify.recovery.data import HELD_OUT_EVERY, RecoveryData, read_recovery_data
 from pliant.elastify.source import load_tokenizer
 from pliant.errors import ElastifyError
 from support.tiny_hf import make_folder

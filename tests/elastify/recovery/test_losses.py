@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pliant.elastify.examples import Example
 from pliant.elastify.recovery.batches import Batch, collate
-from pliant.elastify.recovery.data import Example
 from pliant.elastify.recovery.losses import (
     distillation_loss,
     lm_loss,

@@ -17,6 +17,7 @@ from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from pliant.elastify.report.collect import NEURON_BINS
 from pliant.elastify.report.data import Report, read_report
 from pliant.elastify.source import load_tokenizer
+from pliant.elastify.windows import joined
 from pliant.errors import BundleError, ElastifyError
 from support.tiny_gguf import CORPUS
 from support.tiny_hf import make_folder
@@ -62,7 +63,7 @@ def test_the_full_models_perplexity_is_that_of_transformers(folder: Path, report
     model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
     tokenizer = load_tokenizer(folder / "hf")
     text = read_calibration(folder / "calibration.txt", tokenizer, WINDOWS, WINDOW_TOKENS)
-    windows = torch.cat(text.batches)
+    windows = joined(text.batches).tokens
     losses = [float(model(input_ids=one[None], labels=one[None]).loss) for one in windows]
     assert report.perplexity_tokens == windows.numel()
     full = report.levels[-1]

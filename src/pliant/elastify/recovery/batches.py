@@ -9,7 +9,7 @@ from itertools import count, islice
 import numpy as np
 import torch
 
-from pliant.elastify.recovery.data import Example
+from pliant.elastify.examples import Example
 
 SORTED_BATCHES = 32
 """Examples of so many batches are sorted by length together, so that little is padding."""

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from pliant.bundle import Bundle
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
+from pliant.elastify.windows import Windows, joined, spread
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.engine.sampling import log_softmax
@@ -42,17 +41,17 @@ class Measurements:
 
 def measure_levels(
     bundle: Bundle,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[Windows],
     questions: Sequence[Question] = (),
     track: Track = untracked,
 ) -> Measurements:
-    """`batches` are windows of calibration tokens, int64 [batch, window]; about
-    PERPLEXITY_TOKENS of them are used, evenly spread. Weights stay mapped, not copied."""
-    windows = _some(batches)
+    """About PERPLEXITY_TOKENS of the windows are used, evenly spread. The model's weights stay
+    mapped, not copied."""
+    windows = joined(spread(batches, PERPLEXITY_TOKENS))
     bare = replace(bundle, levels=tuple(replace(one, adapter=None) for one in bundle.levels))
     adapted = [level.ratio for level in bundle.levels if level.adapter is not None]
     return Measurements(
-        windows.size,
+        windows.tokens.numel(),
         _measure(bare, [level.ratio for level in bundle.levels], windows, questions, track),
         _measure(bundle, adapted, windows, questions, track) if adapted else {},
     )
@@ -61,7 +60,7 @@ def measure_levels(
 def _measure(
     bundle: Bundle,
     ratios: Sequence[float],
-    windows: npt.NDArray[np.int64],
+    windows: Windows,
     questions: Sequence[Question],
     track: Track,
 ) -> dict[float, LevelMeasurement]:
@@ -74,21 +73,13 @@ def _measure(
         }
 
 
-def _perplexity(model: ElasticModel, ratio: float, windows: npt.NDArray[np.int64]) -> float:
-    """exp of the mean -log p(next token) inside the windows."""
-    level = model.bundle.level(ratio)
-    windows = windows[:, : model.engine.context_length]
+def _perplexity(model: ElasticModel, ratio: float, windows: Windows) -> float:
+    """exp of the weighted mean of -log p(next token) inside the windows."""
+    level, length = model.bundle.level(ratio), model.engine.context_length
+    tokens, weights = windows.tokens[:, :length], windows.weights[:, : length - 1].numpy()
     total = 0.0
     with model.lease_slot() as slot:
-        for window in windows.tolist():
-            logs = log_softmax(all_logits(model.engine, level, slot, window[:-1]))
-            total -= float(logs[np.arange(len(window) - 1), window[1:]].sum(dtype=np.float64))
-    return math.exp(total / windows[:, 1:].size)
-
-
-def _some(batches: Sequence[torch.Tensor]) -> npt.NDArray[np.int64]:
-    windows = torch.cat(list(batches)).numpy()
-    count = max(1, PERPLEXITY_TOKENS // windows.shape[1])
-    chosen = np.unique(np.linspace(0, len(windows) - 1, count).astype(int))
-    result: npt.NDArray[np.int64] = windows[chosen]
-    return result
+        for row, row_weights in zip(tokens.tolist(), weights, strict=True):
+            logs = log_softmax(all_logits(model.engine, level, slot, row[:-1]))
+            total -= float(row_weights @ logs[np.arange(len(row) - 1), row[1:]])
+    return math.exp(total / float(weights.sum()))

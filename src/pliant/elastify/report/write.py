@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pliant.bundle import Bundle
 from pliant.bundle.manifest import REPORT_DATA_FILE, REPORT_PAGE_FILE
 from pliant.elastify.progress import Track
@@ -19,6 +17,7 @@ from pliant.elastify.report.stopwatch import Stopwatch
 from pliant.elastify.report.tasks import Question
 from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import Verification
+from pliant.elastify.windows import Windows
 from pliant.errors import ElastifyError
 
 
@@ -30,7 +29,7 @@ def make_report(
     provenance: Mapping[str, Any],
     scores: UnitScores,
     verification: Verification,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[Windows],
     questions: Sequence[Question],
     stopwatch: Stopwatch,
     track: Track,
