@@ -4,38 +4,20 @@ over exactly. Everything else is refused here, by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pliant.bundle.family import FAMILIES, Family
 from pliant.errors import ElastifyError
 
-_NORMS = MappingProxyType({"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"})
-_QK_NORMS = MappingProxyType({"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"})
-_GEMMA_NORMS = MappingProxyType(
-    {
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-    }
-)
-
 
 @dataclass(frozen=True)
 class SourceFamily:
-    """One `model_type`.
-
-    `norms` maps a layer's norm modules to their GGUF names; `norm_shift` is what transformers
-    adds to their weights when it computes (and GGUF files have in them).
-    """
+    """One `model_type`."""
 
     architecture: str
     rope_types: tuple[str, ...] = ("default", "linear")
-    norms: Mapping[str, str] = field(default_factory=lambda: _NORMS)
-    norm_shift: float = 0.0
 
     @property
     def family(self) -> Family:
@@ -47,10 +29,10 @@ SOURCES = {
     "mistral": SourceFamily("llama", ("default", "linear", "llama3")),
     "smollm3": SourceFamily("smollm3"),
     "qwen2": SourceFamily("qwen2"),
-    "qwen3": SourceFamily("qwen3", norms={**_NORMS, **_QK_NORMS}),
+    "qwen3": SourceFamily("qwen3"),
     "phi3": SourceFamily("phi3", ("default", "longrope")),
-    "gemma2": SourceFamily("gemma2", norms=_GEMMA_NORMS, norm_shift=1.0),
-    "gemma3_text": SourceFamily("gemma3", norms={**_GEMMA_NORMS, **_QK_NORMS}, norm_shift=1.0),
+    "gemma2": SourceFamily("gemma2"),
+    "gemma3_text": SourceFamily("gemma3"),
 }
 
 
