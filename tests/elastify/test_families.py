@@ -23,7 +23,8 @@ from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from pliant.errors import ElastifyError
-from support.llama_reference import LlamaReference
+from pliant.export import export_gguf
+from support.llama_reference import LlamaReference, reference_logits
 from support.tiny_hf import LONGROPE_CONTEXT, WINDOW, make_folder, make_model
 
 KINDS = sorted(SOURCES)
@@ -199,3 +200,19 @@ def test_makes_an_elastic_bundle(kind: str, calibration_file: Path, tmp_path: Pa
     )
     assert check(bundle) == []
     assert len(bundle.levels) > 3
+
+
+def test_levels_whose_layers_are_alike_run_in_llama_cpp(
+    calibration_file: Path, tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    source = make_folder(tmp_path / "source", "qwen3", intermediate_size=256)
+    options = {"plan": "uniform", "anchors": 0, "quantization": "F16"}
+    options |= {"windows": 2, "window_tokens": 32, "targets": (0.5, 0.7)}
+    bundle = elastify(source, tmp_path / "out", calibration=calibration_file, **options)
+    assert [level.ratio for level in bundle.levels] == [0.5, 0.7, 1.0]
+    for level in bundle.levels:
+        path = export_gguf(bundle, level, tmp_path / f"{level.ratio}.gguf")
+        engine = Engine(bundle, EngineOptions(slots=1, threads=1, layout="plain"))
+        found = engine.forward(level, [Span(0, tokens.tolist(), 0, "all")])
+        engine.close()
+        assert relative_error(reference_logits(path, tokens.tolist()), found) <= MAX_ERROR

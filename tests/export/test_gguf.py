@@ -155,9 +155,19 @@ def test_what_llama_cpp_cannot_run_is_refused(tmp_path: Path, plan: tuple[LayerP
         export_gguf(model(tmp_path), Level(0.5, Plan(plan), 0.5), tmp_path / "small.gguf")
 
 
-def test_a_mixed_plan_of_another_family_is_refused_with_the_reason(tmp_path: Path) -> None:
-    bundle = model(tmp_path, family="qwen2")
-    with pytest.raises(PlanError, match="per layer only for llama models, not for qwen2"):
+@pytest.mark.parametrize(
+    ("family", "advice"),
+    [
+        ("qwen3", "--format hf, or make the bundle with --plan uniform --anchors 0$"),
+        ("qwen2", "--format hf$"),
+    ],
+)
+def test_a_mixed_plan_of_another_family_is_refused_with_the_reason(
+    tmp_path: Path, family: str, advice: str
+) -> None:
+    bundle = model(tmp_path, family=family)
+    reason = f"per layer only for llama models, not for {family}: write it with {advice}"
+    with pytest.raises(PlanError, match=reason):
         export_gguf(bundle, Level(0.5, MIXED, 0.5), tmp_path / "small.gguf")
 
 

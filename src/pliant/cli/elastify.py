@@ -42,7 +42,7 @@ def elastify(
     anchors: Annotated[
         int | None,
         typer.Option(
-            help="Layers that uniform plans keep wider than the others.",
+            help="Layers that uniform plans keep wider than the others; 0: all are alike.",
             show_default="about a fifth",
         ),
     ] = None,
