@@ -77,6 +77,23 @@ def test_recovery_options_that_make_no_sense(
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "address"),
+    [
+        (["--ray"], "auto"),
+        (["--ray", "--anchors", "2"], "auto"),
+        (["--ray", "local"], "local"),
+        (["--ray=10.0.0.1:6379", "--anchors", "2"], "10.0.0.1:6379"),
+    ],
+)
+def test_the_address_of_a_cluster_may_be_left_out(
+    calls: list[dict[str, Any]], argv: list[str], address: str
+) -> None:
+    assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", *argv]) == 0
+    assert calls[0]["ray"] == address
+    assert calls[0].get("anchors") == (2 if "--anchors" in argv else None)
+
+
 @pytest.mark.parametrize("missing", ["--out", "--calibration"])
 def test_what_is_required(calls: list[dict[str, Any]], missing: str) -> None:
     argv = ["elastify", "hf", "--out", "b", "--calibration", "c"]

@@ -97,9 +97,10 @@ def elastify(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS",
-            help="Share the long work on a Ray cluster; `auto` is the one that `ray start --head` "
-            "started here. Needs the extra: pip install 'pliant[ray]'.",
+            metavar="[ADDRESS]",
+            help="Share the long work on a Ray cluster: without an address the one that `ray start "
+            "--head` started here; `local` starts one for this run. Needs the extra: pip install "
+            "'pliant[ray]'.",
         ),
     ] = None,
     plan_only: Annotated[
