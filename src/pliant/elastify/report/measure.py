@@ -15,8 +15,8 @@ from pliant.elastify.progress import Track, untracked
 from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
-from pliant.engine.sampling import log_softmax
-from pliant.engine.scoring import all_logits
+from pliant.engine.scoring import log_probabilities
+from pliant.engine.span import Span
 
 # Every level computes them once or twice; perplexities of the same text compare well on fewer
 # tokens than estimating importance takes.
@@ -81,8 +81,8 @@ def _perplexity(model: ElasticModel, ratio: float, windows: npt.NDArray[np.int64
     total = 0.0
     with model.lease_slot() as slot:
         for window in windows.tolist():
-            logs = log_softmax(all_logits(model.engine, level, slot, window[:-1]))
-            total -= float(logs[np.arange(len(window) - 1), window[1:]].sum(dtype=np.float64))
+            span = Span(slot, window[:-1], 0, "all")
+            total -= float(log_probabilities(model.engine, level, [span], window[1:]).sum())
     return math.exp(total / windows[:, 1:].size)
 
 
