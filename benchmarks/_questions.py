@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from pliant.elastify.calibration import mean_loss, read_calibration, token_windows
-from pliant.elastify.pipeline import WINDOW_TOKENS
+from pliant.elastify.inputs import WINDOW_TOKENS
 
 QUICK_QUESTIONS = 12
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pliant.bundle import GgufFile, check, open_bundle
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.verify import (
@@ -24,8 +25,16 @@ from support.tiny_hf import make_folder, write_tokenizer
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}
 
 
-def elastic(folder: Path, calibration: Path, out: str = "elastic", **options: Any) -> Any:
-    return elastify(folder, folder.parent / out, calibration=calibration, **SMALL, **options)
+def elastic(
+    folder: Path,
+    calibration: Path,
+    out: str = "elastic",
+    report: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Any:
+    chosen = ElastifyOptions(**SMALL, **options)
+    target = folder.parent / out
+    return elastify(folder, target, calibration=calibration, options=chosen, report=report)
 
 
 @pytest.fixture

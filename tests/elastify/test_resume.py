@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.work import WorkFolder
 from pliant.errors import BundleError, ElastifyError
 from support.tiny_hf import make_folder
@@ -24,15 +24,15 @@ SMALL["importance"] = "taylor"
 # Ends itself, as by kill -9, before the last item of the step.
 PROGRAM = """
 import os, signal, sys
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 source, out, calibration, last = sys.argv[1:]
 def track(items, what, total):
     for index, item in enumerate(items):
         if what == last and index == total - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
-elastify(source, out, calibration=calibration, track=track, windows=4, window_tokens=48,
-         targets=(0.5, 0.8), importance="taylor")
+options = ElastifyOptions(windows=4, window_tokens=48, targets=(0.5, 0.8), importance="taylor")
+elastify(source, out, calibration=calibration, options=options, track=track)
 """
 
 
@@ -49,7 +49,8 @@ def run(source: Path, out: Path, calibration: Path, **options: Any) -> tuple[Any
         done.append(what)
         return items
 
-    return elastify(source, out, calibration=calibration, track=track, **SMALL, **options), done
+    chosen = ElastifyOptions(**SMALL, **options)
+    return elastify(source, out, calibration=calibration, options=chosen, track=track), done
 
 
 @pytest.mark.parametrize("last", ["anchor layers", "export"])

@@ -114,11 +114,11 @@ def elastify(
     before the bundle is written. If it is interrupted, run it again: it goes on. The bundle's
     report.html shows what was measured and chosen.
     """
+    from pliant.elastify import ElastifyOptions, forecast
     from pliant.elastify import elastify as make_elastic
-    from pliant.elastify import forecast
 
     data = recovery_data or (calibration if recover else None)
-    given = _given(
+    options = _given(
         quantization=quantization,
         importance=importance,
         plan=plan,
@@ -126,19 +126,22 @@ def elastify(
         windows=windows,
         window_tokens=window_tokens,
         dtype=dtype,
+        device=device,
+        tasks=tasks,
+        ray=ray,
         recovery=_recovery(data, _given(rank=rank, loss=loss, steps=recovery_steps)),
     )
+    chosen = ElastifyOptions(**options)
     folder = _local(model)
     if plan_only:
-        _print_forecast(forecast(folder, out, **given))
+        _print_forecast(forecast(folder, out, chosen))
         return
-    given |= _given(device=device, tasks=tasks, ray=ray)
     from pliant.cli.progress import tracking
 
     try:
         with tracking() as track:
             bundle = make_elastic(
-                folder, out, calibration=calibration, report=_report, track=track, **given
+                folder, out, calibration=calibration, options=chosen, report=_report, track=track
             )
     except KeyboardInterrupt:
         _report("interrupted; run the same command again to go on")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from pliant.elastify.calibration import Calibration
 from pliant.elastify.cluster import connect
 from pliant.elastify.export import write_gguf
 from pliant.elastify.inputs import Source
+from pliant.elastify.options import ElastifyOptions
 from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.precision import widen
 from pliant.elastify.progress import Track
+from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
-from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.report.stopwatch import Stopwatch
 from pliant.elastify.source import SourceConfig, config_of
@@ -49,7 +50,7 @@ class Run:
     name: str
     source: Source
     text: Calibration
-    quantization: str
+    options: ElastifyOptions
     work: WorkFolder
     stopwatch: Stopwatch
     report: Report
@@ -96,11 +97,20 @@ def widths(
     text: Calibration,
     anchors: Sequence[int],
     analysis: Analysis,
-    kind: str,
-    limits: Mapping[str, Any],
+    options: ElastifyOptions,
     work: WorkFolder,
     track: Track,
 ) -> PlanChoice:
+    """The plans of the levels, and what they were chosen from."""
+    kind = options.plan
+    block, ff_block = column_blocks(architecture, options.quantization)
+    limits: dict[str, Any] = {
+        "targets": list(options.targets),
+        "block": block,
+        "ff_block": ff_block,
+        "lora_rank": options.lora_rank,
+    }
+
     def write(path: Path) -> None:
         config = config_of(model.config)
         found = choose_plans(
@@ -139,15 +149,14 @@ def recover(
     model: Any,
     architecture: Architecture,
     levels: Sequence[Level],
-    recovery: Recovery | None,
     data: RecoveryData | None,
+    options: ElastifyOptions,
     work: WorkFolder,
-    ray: str | None,
     report: Report,
     track: Track,
 ) -> AdaptedLevels:
     """The levels with their adapters, whose files and checkpoints lie in the work folder."""
-    if recovery is None or data is None:
+    if options.recovery is None or data is None:
         return AdaptedLevels(tuple(levels), {}, {})
     adapt = partial(
         adapt_levels,
@@ -155,12 +164,12 @@ def recover(
         architecture,
         levels,
         data,
-        recovery.options,
+        options.recovery.options,
         work.path,
         report=report,
         track=track,
     )
-    if ray is None:
+    if options.ray is None:
         return adapt()
-    with connect(ray) as cluster:
+    with connect(options.ray) as cluster:
         return adapt(train=cluster.recover_levels)
