@@ -24,6 +24,8 @@ from pliant.elastify.options import DEFAULTS, ElastifyOptions
 from pliant.elastify.plans import PLAN_TOKENS
 from pliant.elastify.quantization import check_quantization, column_blocks, encode
 from pliant.elastify.recovery.options import RecoveryOptions
+from pliant.elastify.report.measure import PERPLEXITY_TOKENS
+from pliant.elastify.report.tasks import read_tasks
 from pliant.elastify.source import Dtype, empty_model
 from pliant.elastify.verify import sample_length
 
@@ -96,6 +98,9 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
     if options.recovery is not None:
         training = options.recovery.options
         seconds["recovery"] = _recovery_seconds(architecture, choice.levels, training)
+    seconds["perplexity and accuracy of the levels"] = _report_seconds(
+        source, architecture, choice.levels, options, tokens
+    )
     return Forecast(
         levels=levels,
         notes=choice.notes,
@@ -192,6 +197,29 @@ def _recovery_seconds(
     tokens = options.steps * options.batch_tokens
     per_token = _layers(architecture, full) + _head(architecture)
     return tokens * per_token * share / _multiply_adds_per_second(architecture)
+
+
+def _report_seconds(
+    source: Source,
+    architecture: Architecture,
+    levels: Sequence[Level],
+    options: ElastifyOptions,
+    tokens: int,
+) -> float:
+    """Every level, and again those with an adapter, on a text and on the questions."""
+    passes = sum(level.cost for level in levels)
+    if options.recovery is not None:
+        passes += sum(level.cost for level in levels[:-1])
+    tokens = min(PERPLEXITY_TOKENS, tokens) + _question_tokens(source, options.tasks)
+    per_token = _layers(architecture, Plan.full(architecture)) + _head(architecture)
+    return tokens * passes * per_token / _multiply_adds_per_second(architecture)
+
+
+def _question_tokens(source: Source, tasks: str | Path | None) -> int:
+    texts: list[str] = []
+    for question in () if tasks is None else read_tasks(Path(tasks)):
+        texts += [message["content"] for message in question.messages] + list(question.choices)
+    return sum(len(source.tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
 
 
 def _multiply_adds_per_second(architecture: Architecture) -> float:

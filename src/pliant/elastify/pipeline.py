@@ -171,7 +171,7 @@ def _report_files(
     return make_report(
         run.name,
         _with_adapters(open_bundle(made.draft), made.adapted),
-        run.work.path,
+        run.work,
         provenance=provenance,
         scores=made.analysis.scores,
         verification=verification,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +18,7 @@ import torch
 from pliant.bundle import Bundle
 from pliant.elastify.progress import Track, untracked
 from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
+from pliant.elastify.work import WorkFolder
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.engine.scoring import log_probabilities
@@ -43,18 +49,20 @@ class Measurements:
 def measure_levels(
     bundle: Bundle,
     batches: Sequence[torch.Tensor],
-    questions: Sequence[Question] = (),
+    questions: Sequence[Question],
+    work: WorkFolder,
     track: Track = untracked,
 ) -> Measurements:
     """`batches` are windows of calibration tokens, int64 [batch, window]; about
-    PERPLEXITY_TOKENS of them are used, evenly spread. Weights stay mapped, not copied."""
+    PERPLEXITY_TOKENS of them are used, evenly spread. Weights stay mapped, not copied. Each
+    level is a step of its own in `work`, whose inputs must tell the windows."""
     windows = _some(batches)
     bare = replace(bundle, levels=tuple(replace(one, adapter=None) for one in bundle.levels))
     adapted = [level.ratio for level in bundle.levels if level.adapter is not None]
     return Measurements(
         windows.size,
-        _measure(bare, [level.ratio for level in bundle.levels], windows, questions, track),
-        _measure(bundle, adapted, windows, questions, track) if adapted else {},
+        _measure(bare, [level.ratio for level in bundle.levels], windows, questions, work, track),
+        _measure(bundle, adapted, windows, questions, work, track) if adapted else {},
     )
 
 
@@ -63,15 +71,40 @@ def _measure(
     ratios: Sequence[float],
     windows: npt.NDArray[np.int64],
     questions: Sequence[Question],
+    work: WorkFolder,
     track: Track,
 ) -> dict[float, LevelMeasurement]:
+    asked = [asdict(question) for question in questions]
+
+    def write(ratio: float, path: Path) -> None:
+        found = LevelMeasurement(
+            _perplexity(model, ratio, windows), score_tasks(model, questions, ratio)
+        )
+        path.write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+    measured = {}
     with ElasticModel(bundle, EngineOptions(layout="plain")) as model:
-        return {
-            ratio: LevelMeasurement(
-                _perplexity(model, ratio, windows), score_tasks(model, questions, ratio)
-            )
-            for ratio in track(ratios, "perplexity of the levels", len(ratios))
-        }
+        for ratio in track(ratios, "perplexity of the levels", len(ratios)):
+            inputs = {"questions": asked, **_identity(bundle, ratio)}
+            path = work.file("measurement.json", inputs, partial(write, ratio))
+            measured[ratio] = _read(path)
+    return measured
+
+
+def _identity(bundle: Bundle, ratio: float) -> dict[str, Any]:
+    """What the model of a level is made of; the name of the draft tells its own inputs."""
+    level = bundle.level(ratio)
+    adapter = None
+    if level.adapter is not None:
+        content = bundle.adapters[level.adapter].gguf.path.read_bytes()
+        adapter = hashlib.sha256(content).hexdigest()
+    return {"model": bundle.gguf.path.name, "level": asdict(level), "adapter": adapter}
+
+
+def _read(path: Path) -> LevelMeasurement:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    tasks = {task: TaskScore(**score) for task, score in found["tasks"].items()}
+    return LevelMeasurement(found["perplexity"], tasks)
 
 
 def _perplexity(model: ElasticModel, ratio: float, windows: npt.NDArray[np.int64]) -> float:
