@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pliant.bundle.architecture import MAX_LAYERS
 from pliant.bundle.family import FAMILIES, Family
 from pliant.errors import ElastifyError
+
+_MAX_SIZE = 1 << 24
+_MAX_CONTEXT = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,34 @@ def head_size(config: Any) -> int:
 def refuse_unsupported(config: Any) -> None:
     """Raises ElastifyError for what a GGUF of the family cannot say or llama.cpp does not run."""
     source = source_family(config.model_type)
-    for what in (*_common_problems(config, source.family), *_family_problems(config, source)):
-        raise ElastifyError(f"not supported in a {config.model_type} model: {what}")
+    for problems in (
+        _size_problems(config),
+        _common_problems(config, source.family),
+        _family_problems(config, source),
+    ):
+        for what in problems:
+            raise ElastifyError(f"not supported in a {config.model_type} model: {what}")
+
+
+def _size_problems(config: Any) -> Iterator[str]:
+    limits = {
+        "hidden_size": _MAX_SIZE,
+        "intermediate_size": _MAX_SIZE,
+        "vocab_size": _MAX_SIZE,
+        "num_attention_heads": _MAX_SIZE,
+        "num_key_value_heads": _MAX_SIZE,
+        "num_hidden_layers": MAX_LAYERS,
+        "max_position_embeddings": _MAX_CONTEXT,
+    }
+    for name, limit in limits.items():
+        value = getattr(config, name, None)
+        if type(value) is not int or not 1 <= value <= limit:
+            yield f"{name} {value!r} (1 to {limit})"
+    if head_size(config) % 2 or head_size(config) < 2:
+        yield f"heads of {head_size(config)} elements, which cannot turn in pairs"
+    eps = config.rms_norm_eps
+    if not isinstance(eps, int | float) or not 0 < eps < 1:
+        yield f"rms_norm_eps {eps!r}"
 
 
 def _common_problems(config: Any, family: Family) -> Iterator[str]:
