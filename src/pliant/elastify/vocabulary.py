@@ -53,7 +53,9 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     if bpe.get("type", "BPE") != "BPE":
         raise ElastifyError(f"tokenizer model {bpe.get('type')!r} is not supported (only BPE)")
     is_sentencepiece = bool(bpe.get("byte_fallback"))
-    tokens, types = _tokens(spec, vocab_size, is_sentencepiece)
+    tokens, types = _tokens(folder, spec, vocab_size, is_sentencepiece)
+    if is_sentencepiece:
+        _check_bytes(folder, tokens)
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     bos, eos = (_identifier(folder, tokenizer, name) for name in ("bos", "eos"))
     sample = tokenizer("a")["input_ids"]
@@ -99,14 +101,17 @@ def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
 
 
 def _tokens(
-    spec: dict[str, Any], vocab_size: int, is_sentencepiece: bool
+    folder: Path, spec: dict[str, Any], vocab_size: int, is_sentencepiece: bool
 ) -> tuple[list[str], list[int]]:
     tokens: list[str | None] = [None] * vocab_size
     types = [int(TokenType.UNUSED)] * vocab_size
 
     def put(index: int, text: str, kind: int) -> None:
         if not 0 <= index < vocab_size:
-            raise ElastifyError(f"token {text!r} has id {index}, the model {vocab_size} tokens")
+            raise ElastifyError(
+                f"{folder}: the tokenizer's token {text!r} has id {index}, but config.json says "
+                f"that vocab_size is {vocab_size}: they are not of the same model"
+            )
         tokens[index], types[index] = text, kind
 
     for text, index in spec["model"]["vocab"].items():
@@ -122,6 +127,15 @@ def _tokens(
 
 def _is_byte_token(text: str) -> bool:
     return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _check_bytes(folder: Path, tokens: Sequence[str]) -> None:
+    missing = {f"<0x{byte:02X}>" for byte in range(256)}.difference(tokens)
+    if missing:
+        raise ElastifyError(
+            f"the tokenizer in {folder} lacks {len(missing)} of the 256 byte tokens (it was made "
+            "without byte fallback); llama.cpp cannot tokenize all text without them"
+        )
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:
