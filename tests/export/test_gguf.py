@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from pliant.errors import BundleError, PlanError, RequestError
 from pliant.export import export_gguf, matrices
+from pliant.ggml.library import load
 from support.adapters import make_adapter
 from support.llama_reference import LlamaReference
 from support.tiny_gguf import make_tiny_gguf
@@ -103,6 +105,24 @@ def test_an_adapter_is_merged(
     expected = engine_logits(bundle, level)
     assert relative_error(llama_logits(path), expected) < tolerance
     assert relative_error(engine_logits(bundle, plan), expected) > 0.6
+
+
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q5_K_M"])
+def test_llama_cpps_mixes_of_types_are_run_and_exported(tmp_path: Path, name: str) -> None:
+    shape = {"layers": 8, "hidden": 256, "heads": 4, "kv_heads": 4, "head_dim": 64, "ff": 512}
+    source = make_tiny_gguf(tmp_path / "f16.gguf", tied=False, **shape)
+    load()
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+    mixed = tmp_path / "mixed.gguf"
+    paths = (str(path).encode() for path in (source, mixed))
+    assert llama_cpp.llama_model_quantize(*paths, options) == 0
+    bundle = open_bundle(mixed)
+    types = {info.type.name for info in bundle.gguf.tensors.values()}
+    assert types == {name.removesuffix("_M"), "Q6_K", "F32"}
+    for plan in (Plan.full(bundle.architecture), Plan((LayerPlan(4, 1, 256),) * 8)):
+        path = export_gguf(bundle, Level(0.5, plan, 0.5), tmp_path / "small.gguf", force=True)
+        assert difference(llama_logits(path), engine_logits(bundle, plan)) < 1e-4
 
 
 def test_matrices_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
