@@ -161,3 +161,16 @@ def test_the_file_is_a_plain_gguf(source: Path, calibration_file: Path) -> None:
     bundle = elastic(source, calibration_file)
     names = set(GgufFile.open(bundle.path / "model.gguf").tensors)
     assert len(names) == 2 + 5 * 9
+
+
+def test_a_vocabulary_that_llama_cpp_does_not_read_is_found_first(
+    source: Path, calibration_file: Path
+) -> None:
+    spec = json.loads((source / "tokenizer.json").read_text())
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": 319, "content": "nul\0"})
+    (source / "tokenizer.json").write_text(json.dumps(spec))
+    lines: list[str] = []
+    with pytest.raises(ElastifyError, match="cannot use the tokenizer in .*source: .* NUL"):
+        elastic(source, calibration_file, report=lines.append)
+    assert [line.split()[0] for line in lines] == ["read"]
+    assert not list(source.parent.glob(".*"))

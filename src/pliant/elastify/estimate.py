@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,8 +14,6 @@ from pliant.bundle import Architecture, GgufFile, Level, Plan
 from pliant.elastify.allocation import STAGE
 from pliant.elastify.analysis import ANCHOR_TOKENS
 from pliant.elastify.anchors import default_anchor_count
-from pliant.elastify.export import write_gguf
-from pliant.elastify.fused import split_fused
 from pliant.elastify.importance import DEFAULT_IMPORTANCE
 from pliant.elastify.inputs import Source, check_source
 from pliant.elastify.levels import choose_levels
@@ -26,7 +23,8 @@ from pliant.elastify.quantization import check_quantization, column_blocks, enco
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.report.measure import PERPLEXITY_TOKENS
 from pliant.elastify.report.tasks import read_tasks
-from pliant.elastify.source import Dtype, empty_model
+from pliant.elastify.source import Dtype
+from pliant.elastify.steps import weightless_gguf
 from pliant.elastify.verify import sample_length
 
 # Python with torch and transformers loaded.
@@ -89,39 +87,19 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
     window_tokens = min(options.window_tokens, architecture.context_length)
     sample = sample_length(architecture.vocab_size)
     logits_bytes = 4 * sample * architecture.vocab_size
-    tokens = options.windows * window_tokens
-    seconds = _seconds(source, architecture, quantization, tokens, sample)
-    if options.importance == DEFAULT_IMPORTANCE:
-        del seconds["importance of units"]
-    passed = min(PLAN_TOKENS, tokens)
-    seconds["widths of layers"] = _plan_seconds(architecture, options.plan, choice.levels, passed)
-    if options.recovery is not None:
-        training = options.recovery.options
-        seconds["recovery"] = _recovery_seconds(architecture, choice.levels, training)
-    seconds["perplexity and accuracy of the levels"] = _report_seconds(
-        source, architecture, choice.levels, options, tokens
-    )
     return Forecast(
         levels=levels,
         notes=choice.notes,
         bundle_bytes=bundle_bytes,
         memory_bytes=_memory(source, architecture, window_tokens, options.dtype),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
-        seconds=seconds,
+        seconds=_seconds(source, architecture, choice.levels, options, sample),
     )
 
 
 def _exported(source: Source, quantization: str) -> tuple[Architecture, int]:
-    """Architecture and size of the GGUF, from a sparse file without weights."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.gguf"
-        write_gguf(
-            split_fused(empty_model(source.folder)),
-            source.vocabulary,
-            path,
-            quantization,
-            "forecast",
-        )
+    """Architecture and size of the GGUF."""
+    with weightless_gguf(source, quantization) as path:
         return Architecture.from_gguf(GgufFile.open(path)), path.stat().st_size
 
 
@@ -154,6 +132,28 @@ def _memory(source: Source, architecture: Architecture, window_tokens: int, dtyp
 
 
 def _seconds(
+    source: Source,
+    architecture: Architecture,
+    levels: Sequence[Level],
+    options: ElastifyOptions,
+    sample: int,
+) -> dict[str, float]:
+    tokens = options.windows * min(options.window_tokens, architecture.context_length)
+    seconds = _passes_seconds(source, architecture, options.quantization, tokens, sample)
+    if options.importance == DEFAULT_IMPORTANCE:
+        del seconds["importance of units"]
+    passed = min(PLAN_TOKENS, tokens)
+    seconds["widths of layers"] = _plan_seconds(architecture, options.plan, levels, passed)
+    if options.recovery is not None:
+        training = options.recovery.options
+        seconds["recovery"] = _recovery_seconds(architecture, levels, training)
+    seconds["perplexity and accuracy of the levels"] = _report_seconds(
+        source, architecture, levels, options, tokens
+    )
+    return seconds
+
+
+def _passes_seconds(
     source: Source, architecture: Architecture, quantization: str, tokens: int, sample: int
 ) -> dict[str, float]:
     full = Plan.full(architecture)

@@ -36,10 +36,12 @@ from pliant.elastify.source import SourceConfig, choose_device, load_model
 from pliant.elastify.steps import (
     Report,
     Run,
+    check_tokenizer,
     export_draft,
     recover,
     reference_logits,
     reorder,
+    sample_of,
     widths,
 )
 from pliant.elastify.verify import (
@@ -81,6 +83,7 @@ def elastify(
     text = source.calibration(Path(calibration), options.windows, options.window_tokens)
     layers = source.config.num_layers
     report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
+    check_tokenizer(source, options.quantization, sample_of(source, text))
     digests = check_values(source.folder, source.tensors, track)
     provenance = _provenance(source.config, digests, text)
     inputs = {"windows": text.shape, "dtype": options.dtype, "device": device}

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from pliant.bundle import (
-    Architecture,
-    Level,
-)
+from pliant.bundle import Architecture, GgufFile, Level
+from pliant.bundle.vocabulary import check_vocabulary
 from pliant.elastify.activations import reorder_columns
 from pliant.elastify.analysis import Analysis
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.cluster import connect
 from pliant.elastify.export import write_gguf
+from pliant.elastify.fused import split_fused
 from pliant.elastify.inputs import Source
 from pliant.elastify.options import ElastifyOptions
 from pliant.elastify.plans import PlanChoice, choose_plans
@@ -31,14 +32,16 @@ from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.source import SourceConfig, config_of
+from pliant.elastify.source import SourceConfig, config_of, empty_model
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
+    check_tokens,
     expected_logits,
     reorder_difference,
     sample_length,
 )
 from pliant.elastify.work import WorkFolder
+from pliant.errors import CorruptFileError, ElastifyError
 
 Report = Callable[[str], None]
 
@@ -58,8 +61,38 @@ class Run:
 
     @property
     def sample(self) -> torch.Tensor:
-        """Token ids that logits are compared on."""
-        return self.text.batches[0][0][: sample_length(self.source.config.vocab_size)]
+        return sample_of(self.source, self.text)
+
+
+def sample_of(source: Source, text: Calibration) -> torch.Tensor:
+    """Token ids that logits are compared on: int64 [tokens]."""
+    return text.batches[0][0][: sample_length(source.config.vocab_size)]
+
+
+@contextmanager
+def weightless_gguf(source: Source, quantization: str) -> Iterator[Path]:
+    """The file that will be exported, without its weights: sparse, and gone afterwards."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        model = split_fused(empty_model(source.folder))
+        write_gguf(model, source.vocabulary, path, quantization, "weightless")
+        yield path
+
+
+def check_tokenizer(source: Source, quantization: str, sample: torch.Tensor) -> None:
+    """Tokenizes the sample's text as the exported model will, before hours are spent on it.
+
+    Raises ElastifyError for a vocabulary that llama.cpp does not read or that splits otherwise.
+    """
+    with weightless_gguf(source, quantization) as path:
+        try:
+            check_vocabulary(GgufFile.open(path), source.config.vocab_size)
+        except CorruptFileError as error:
+            what = str(error).removeprefix(f"{path}: ")
+            raise ElastifyError(
+                f"llama.cpp cannot use the tokenizer in {source.folder}: {what}"
+            ) from error
+        check_tokens(path, source.tokenizer, sample)
 
 
 def reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ name, and SentencePiece-style BPE with byte fallback ("llama").
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,8 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         _check_bytes(folder, tokens)
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     bos, eos = (_identifier(folder, tokenizer, name) for name in ("bos", "eos"))
+    pad, unk = tokenizer.pad_token_id, tokenizer.unk_token_id
+    _check_ids(folder, {"bos": bos, "eos": eos, "pad": pad, "unk": unk}, vocab_size)
     sample = tokenizer("a")["input_ids"]
     return Vocabulary(
         model="llama" if is_sentencepiece else "gpt2",
@@ -68,8 +70,8 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         merges=() if is_sentencepiece else tuple(merges),
         bos=bos,
         eos=eos,
-        pad=tokenizer.pad_token_id,
-        unk=tokenizer.unk_token_id,
+        pad=pad,
+        unk=unk,
         add_bos=sample[0] == bos,
         add_eos=sample[-1] == eos,
         add_space_prefix=is_sentencepiece and _adds_space_prefix(spec),
@@ -85,6 +87,14 @@ def _identifier(folder: Path, tokenizer: Any, name: str) -> int | None:
     if isinstance(found, list):
         found = found[0] if found else None
     return None if found is None else int(found)
+
+
+def _check_ids(folder: Path, identifiers: Mapping[str, int | None], vocab_size: int) -> None:
+    for name, identifier in identifiers.items():
+        if identifier is not None and not 0 <= identifier < vocab_size:
+            raise ElastifyError(
+                f"{folder}: {name}_token_id is {identifier}, not one of the {vocab_size} tokens"
+            )
 
 
 def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
