@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from pliant.elastify.calibration import mean_loss, read_calibration
-from pliant.elastify.pipeline import WINDOW_TOKENS
+from pliant.elastify.inputs import WINDOW_TOKENS
 from pliant.elastify.windows import Windows
 
 QUICK_QUESTIONS = 12

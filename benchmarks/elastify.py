@@ -54,7 +54,7 @@ PROGRAM = """
 import json, os, resource, signal, sys, time
 source, out, calibration, quantization, windows, last = sys.argv[1:]
 began, seconds = time.perf_counter(), {}
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 
 def say():
     unit = 1 if sys.platform == "darwin" else 1024
@@ -71,8 +71,8 @@ def track(items, what, total):
         yield item
         seconds[what] = time.perf_counter() - start
 
-elastify(source, out, calibration=calibration, quantization=quantization, windows=int(windows),
-         track=track)
+options = ElastifyOptions(quantization=quantization, windows=int(windows))
+elastify(source, out, calibration=calibration, options=options, track=track)
 say()
 """
 

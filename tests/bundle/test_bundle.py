@@ -75,6 +75,25 @@ def test_files_get_normal_modes(tmp_path: Path) -> None:
         assert (bundle.path / name).stat().st_mode == (plain / "file").stat().st_mode
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="no folder can be synced here")
+def test_a_bundle_is_on_disk_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, (tmp_path / "tiny").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    make_tiny_bundle(tmp_path / "tiny")
+    files = [tmp_path / "tiny" / name for name in ("model.gguf", "pliant.json")]
+    for path in (*files, tmp_path / "tiny"):
+        assert (path.stat().st_ino, False) in synced
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
+
+
 def test_levels_by_ratio(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "tiny")
     assert bundle.level(0.5) is bundle.levels[1]

@@ -1,6 +1,5 @@
 """`pliant elastify`: what it passes on, and what it prints where."""
 
-import inspect
 import io
 import re
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 import pliant.elastify
 from pliant.cli import main
 from pliant.cli.app import load_verb
+from pliant.elastify import ElastifyOptions
 from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from support.hub_server import serve
 from support.tiny_hf import make_folder
@@ -39,14 +39,19 @@ def test_only_given_options_are_passed(
 ) -> None:
     assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", "--anchors", "2"]) == 0
     assert calls == [
-        {"hf_dir": Path("hf"), "out": Path("b"), "calibration": Path("c.txt"), "anchors": 2}
+        {
+            "hf_dir": Path("hf"),
+            "out": Path("b"),
+            "calibration": Path("c.txt"),
+            "options": ElastifyOptions(anchors=2),
+        }
     ]
     assert capsys.readouterr() == ("b\n", "step 1\n")
 
 
 def recovery_of(calls: list[dict[str, Any]], *argv: str) -> Any:
     assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", *argv]) == 0
-    return calls[-1].get("recovery")
+    return calls[-1]["options"].recovery
 
 
 def test_recovery_is_asked_for_by_its_data_or_by_name(calls: list[dict[str, Any]]) -> None:
@@ -58,7 +63,7 @@ def test_recovery_is_asked_for_by_its_data_or_by_name(calls: list[dict[str, Any]
     assert recovery_of(
         calls, "--recover", "--rank", "4", "--loss", "lm", "--recovery-steps", "9", "--ray", "auto"
     ) == Recovery(Path("c.txt"), RecoveryOptions(rank=4, loss="lm", steps=9))
-    assert calls[-1]["ray"] == "auto"
+    assert calls[-1]["options"].ray == "auto"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,23 @@ def test_recovery_options_that_make_no_sense(
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "address"),
+    [
+        (["--ray"], "auto"),
+        (["--ray", "--anchors", "2"], "auto"),
+        (["--ray", "local"], "local"),
+        (["--ray=10.0.0.1:6379", "--anchors", "2"], "10.0.0.1:6379"),
+    ],
+)
+def test_the_address_of_a_cluster_may_be_left_out(
+    calls: list[dict[str, Any]], argv: list[str], address: str
+) -> None:
+    assert main(["elastify", "hf", "--out", "b", "--calibration", "c.txt", *argv]) == 0
+    options = calls[0]["options"]
+    assert (options.ray, options.anchors) == (address, 2 if "--anchors" in argv else None)
+
+
 @pytest.mark.parametrize("missing", ["--out", "--calibration"])
 def test_what_is_required(calls: list[dict[str, Any]], missing: str) -> None:
     argv = ["elastify", "hf", "--out", "b", "--calibration", "c"]
@@ -86,15 +108,13 @@ def test_what_is_required(calls: list[dict[str, Any]], missing: str) -> None:
 
 
 def test_defaults_that_the_help_shows_are_those_of_the_library() -> None:
-    from pliant.elastify.pipeline import elastify
-
-    parameters = inspect.signature(elastify).parameters
+    defaults = ElastifyOptions()
     shown = {param.name: param.show_default for param in load_verb("elastify").params}
     for name in (
         "quantization", "importance", "plan", "windows", "window_tokens", "dtype", "device",
     ):  # fmt: skip
-        assert shown[name] == str(parameters[name].default)
-    assert parameters["anchors"].default is None
+        assert shown[name] == str(getattr(defaults, name))
+    assert defaults.anchors is None
     options = RecoveryOptions()
     assert shown["rank"] == str(options.rank)
     assert shown["loss"] == options.loss
@@ -150,7 +170,15 @@ def test_plan_only_says_sizes_and_writes_nothing(
     arguments = ["elastify", "source", "--out", "b", "--calibration", "c.txt", "--plan-only"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    for text in ("level", "parameters", "widths of layers", "bundle", "of memory", "of disk"):
+    for text in (
+        "level",
+        "parameters",
+        "widths of layers",
+        "accuracy",
+        "bundle",
+        "of memory",
+        "of disk",
+    ):
         assert text in shown
     assert sorted(tmp_path.rglob("*")) == before
     (source / "model.safetensors").write_bytes(b"")

@@ -82,6 +82,24 @@ def test_names_the_tensor_with_a_bad_value(
         check_values(folder, read_weights(folder))
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_first_and_the_last_shard_are_looked_through(tmp_path: Path, place: int) -> None:
+    folder = make_shards(tmp_path)
+    shard = sorted(set(index(folder).values()))[place]
+    name = next(name for name, file in index(folder).items() if file == shard)
+    change(folder, name, lambda tensor: tensor.fill_(float("nan")))
+    with pytest.raises(ElastifyError, match=f"{shard}: {name} holds NaN or infinite"):
+        check_values(folder, read_weights(folder))
+
+
+def test_pointers_of_git_are_no_weights(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path)
+    shard = folder / index(folder)[UP]
+    shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 98536\n")
+    with pytest.raises(ElastifyError, match=f"{shard.name} is a Git LFS pointer.*git lfs pull"):
+        read_weights(folder)
+
+
 def test_names_what_is_missing(tmp_path: Path) -> None:
     folder = make_shards(tmp_path)
     shard = folder / index(folder)[UP]
@@ -122,6 +140,9 @@ def test_truncated_files_name_the_tensor_that_is_cut(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"vocab_size": 400}, r"embed_tokens.weight is \[320, 64\], but .* asks for \[400, 64\]"),
+        ({"hidden_size": 128}, r"embed_tokens.weight is \[320, 64\], but .* for \[320, 128\]"),
+        ({"num_attention_heads": 4}, r"o_proj.weight is \[64, 64\], but .* asks for \[64, 32\]"),
+        ({"num_key_value_heads": 2}, r"k_proj.weight is \[32, 64\], but .* asks for \[16, 64\]"),
         ({"intermediate_size": 96}, r"_proj.weight is \[.*\], but config.json asks for \["),
         ({"num_hidden_layers": 2}, r"model\.layers\.2\.\S+ has no place in the model"),
         ({"num_hidden_layers": 4}, r"lack 9 tensors that config.json asks for: model\.layers\.3\."),

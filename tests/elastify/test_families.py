@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pliant.bundle import LayerPlan, Plan, check, open_bundle
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.export import write_gguf, write_submodel_gguf
 from pliant.elastify.families import SOURCES
 from pliant.elastify.fused import split_fused
@@ -23,7 +23,8 @@ from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from pliant.errors import ElastifyError
-from support.llama_reference import LlamaReference
+from pliant.export import export_gguf
+from support.llama_reference import LlamaReference, reference_logits
 from support.tiny_hf import LONGROPE_CONTEXT, WINDOW, make_folder, make_model
 
 KINDS = sorted(SOURCES)
@@ -194,8 +195,29 @@ def test_stand_alone_sub_models_are_written_of_llamas_only(
 @pytest.mark.parametrize("kind", ["qwen2", "phi3", "gemma3_text"])
 def test_makes_an_elastic_bundle(kind: str, calibration_file: Path, tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", kind, intermediate_size=256)
-    bundle = elastify(
-        source, tmp_path / "out", calibration=calibration_file, windows=2, window_tokens=32
-    )
+    options = ElastifyOptions(windows=2, window_tokens=32)
+    bundle = elastify(source, tmp_path / "out", calibration=calibration_file, options=options)
     assert check(bundle) == []
     assert len(bundle.levels) > 3
+
+
+def test_levels_whose_layers_are_alike_run_in_llama_cpp(
+    calibration_file: Path, tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    source = make_folder(tmp_path / "source", "qwen3", intermediate_size=256)
+    options = ElastifyOptions(
+        plan="uniform",
+        anchors=0,
+        quantization="F16",
+        windows=2,
+        window_tokens=32,
+        targets=(0.5, 0.7),
+    )
+    bundle = elastify(source, tmp_path / "out", calibration=calibration_file, options=options)
+    assert [level.ratio for level in bundle.levels] == [0.5, 0.7, 1.0]
+    for level in bundle.levels:
+        path = export_gguf(bundle, level, tmp_path / f"{level.ratio}.gguf")
+        engine = Engine(bundle, EngineOptions(slots=1, threads=1, layout="plain"))
+        found = engine.forward(level, [Span(0, tokens.tolist(), 0, "all")])
+        engine.close()
+        assert relative_error(reference_logits(path, tokens.tolist()), found) <= MAX_ERROR

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pliant.bundle import GgufFile, check, open_bundle
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.verify import (
@@ -24,8 +25,16 @@ from support.tiny_hf import make_folder, write_tokenizer
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}
 
 
-def elastic(folder: Path, calibration: Path, out: str = "elastic", **options: Any) -> Any:
-    return elastify(folder, folder.parent / out, calibration=calibration, **SMALL, **options)
+def elastic(
+    folder: Path,
+    calibration: Path,
+    out: str = "elastic",
+    report: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Any:
+    chosen = ElastifyOptions(**SMALL, **options)
+    target = folder.parent / out
+    return elastify(folder, target, calibration=calibration, options=chosen, report=report)
 
 
 @pytest.fixture
@@ -152,3 +161,16 @@ def test_the_file_is_a_plain_gguf(source: Path, calibration_file: Path) -> None:
     bundle = elastic(source, calibration_file)
     names = set(GgufFile.open(bundle.path / "model.gguf").tensors)
     assert len(names) == 2 + 5 * 9
+
+
+def test_a_vocabulary_that_llama_cpp_does_not_read_is_found_first(
+    source: Path, calibration_file: Path
+) -> None:
+    spec = json.loads((source / "tokenizer.json").read_text())
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": 319, "content": "nul\0"})
+    (source / "tokenizer.json").write_text(json.dumps(spec))
+    lines: list[str] = []
+    with pytest.raises(ElastifyError, match="cannot use the tokenizer in .*source: .* NUL"):
+        elastic(source, calibration_file, report=lines.append)
+    assert [line.split()[0] for line in lines] == ["read"]
+    assert not list(source.parent.glob(".*"))

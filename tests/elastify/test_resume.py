@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
+from pliant.elastify.report import measure
+from pliant.elastify.report.data import read_report
 from pliant.elastify.work import WorkFolder
 from pliant.errors import BundleError, ElastifyError
 from support.tiny_hf import make_folder
@@ -24,15 +26,15 @@ SMALL["importance"] = "taylor"
 # Ends itself, as by kill -9, before the last item of the step.
 PROGRAM = """
 import os, signal, sys
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 source, out, calibration, last = sys.argv[1:]
 def track(items, what, total):
     for index, item in enumerate(items):
         if what == last and index == total - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
-elastify(source, out, calibration=calibration, track=track, windows=4, window_tokens=48,
-         targets=(0.5, 0.8), importance="taylor")
+options = ElastifyOptions(windows=4, window_tokens=48, targets=(0.5, 0.8), importance="taylor")
+elastify(source, out, calibration=calibration, options=options, track=track)
 """
 
 
@@ -49,7 +51,8 @@ def run(source: Path, out: Path, calibration: Path, **options: Any) -> tuple[Any
         done.append(what)
         return items
 
-    return elastify(source, out, calibration=calibration, track=track, **SMALL, **options), done
+    chosen = ElastifyOptions(**SMALL, **options)
+    return elastify(source, out, calibration=calibration, options=chosen, track=track), done
 
 
 @pytest.mark.parametrize("last", ["anchor layers", "export"])
@@ -74,6 +77,26 @@ def test_a_killed_run_goes_on_where_it_was(
     whole, steps = run(source, tmp_path / "again" / "elastic", calibration_file)
     assert tuple(steps) == STEPS
     assert (out / "model.gguf").read_bytes() == (whole.path / "model.gguf").read_bytes()
+
+
+def test_measured_levels_are_not_measured_again(
+    source: Path, calibration_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perplexity, measured = measure._perplexity, []
+
+    def counted(model: Any, ratio: float, windows: Any) -> float:
+        if len(measured) == 2:
+            measured.append(None)
+            raise KeyboardInterrupt
+        measured.append(ratio)
+        return perplexity(model, ratio, windows)
+
+    monkeypatch.setattr(measure, "_perplexity", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "elastic", calibration_file)
+    bundle, _ = run(source, tmp_path / "elastic", calibration_file)
+    assert measured == [0.5, 0.8, None, 1.0]
+    assert len(read_report(bundle.path / "report.json").levels) == 3
 
 
 def test_other_inputs_are_other_work(

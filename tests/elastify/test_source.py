@@ -58,6 +58,13 @@ def test_a_sliding_window_limits_the_context() -> None:
         ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"num_key_value_heads": 3}, "KV heads"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads 0 .1 to"),
+        ({"num_attention_heads": 0}, r"config\.json is not understood: "),
+        ({"hidden_size": -64}, "hidden_size -64"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers 1000000 .1 to 512"),
+        ({"vocab_size": 2**40}, "vocab_size 1099511627776"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps 0.0"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta 0"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
         (
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},

@@ -10,6 +10,7 @@ from pliant.elastify.export import write_gguf
 from pliant.elastify.source import load_tokenizer
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.engine.tokenizer import Tokenizer
+from pliant.errors import ElastifyError
 from support.tiny_hf import make_model, write_tokenizer
 from support.trained_tokenizers import byte_level, mixed_strings, write_sentencepiece
 
@@ -33,6 +34,7 @@ def is_split_alike(character: str) -> bool:
 
 def compare(folder: Path, texts: list[str]) -> Any:
     vocabulary = read_vocabulary(folder, 2100)
+    assert len(texts) == 1000
     path = folder / "model.gguf"
     write_gguf(make_model(vocab_size=2100), vocabulary, path, "F16", "tokens")
     reference = load_tokenizer(folder)
@@ -54,8 +56,37 @@ def test_byte_level(pre: str, tmp_path: Path) -> None:
     assert compare(tmp_path, texts).pre == pre
 
 
-def test_sentencepiece(tmp_path: Path) -> None:
-    write_sentencepiece(tmp_path)
-    texts = [text for text in mixed_strings() if text.strip()]
-    vocabulary = compare(tmp_path, texts)
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(tmp_path: Path, prefix: bool) -> None:
+    write_sentencepiece(tmp_path, add_prefix_space=prefix)
+    vocabulary = compare(tmp_path, mixed_strings())
     assert (vocabulary.model, vocabulary.bos, vocabulary.eos) == ("llama", 1, 2)
+    assert vocabulary.add_space_prefix == prefix
+
+
+def test_sentencepiece_without_byte_fallback_is_refused(tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path, byte_fallback=False)
+    with pytest.raises(ElastifyError, match="lacks 256 of the 256 byte tokens"):
+        read_vocabulary(tmp_path, 2100)
+
+
+def test_the_strings_are_mixed() -> None:
+    texts = mixed_strings()
+    assert len(set(texts)) > 950
+    assert len(texts) == 1000
+    whole = "".join(texts)
+    kinds = {unicodedata.category(character) for character in whole}
+    assert {"Lu", "Ll", "Lo", "Mn", "Nd", "No", "So", "Sk", "Cc", "Cf", "Zs"} <= kinds
+    for part in (
+        "👨‍👩‍👧",
+        "日本語",
+        "한국어",
+        "العربية",
+        "->",
+        "12345",
+        "\x00",
+        "\x1b",
+        "    ",
+        "\r\n",
+    ):
+        assert part in whole

@@ -14,7 +14,7 @@ from pliant.elastify.source import load_tokenizer
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.errors import ElastifyError
 from support.llama_reference import reference_tokens
-from support.tiny_gguf import CHAT_TEMPLATE
+from support.tiny_gguf import CHAT_TEMPLATE, make_tokenizer
 from support.tiny_hf import byte_level_spec, make_model, sentencepiece_spec, write_tokenizer
 
 TEXTS = (
@@ -161,7 +161,9 @@ def test_refuses_what_llama_cpp_would_split_otherwise(
 
 def test_refuses_other_tokenizers(tmp_path: Path) -> None:
     spec = byte_level_spec(BYTE_LEVEL)
-    with pytest.raises(ElastifyError, match="has id 1.., the model 100 tokens"):
+    with pytest.raises(
+        ElastifyError, match="token .* has id 1.., but config.json says that vocab_size is 100"
+    ):
         write_tokenizer(tmp_path, spec)
         read_vocabulary(tmp_path, 100)
     unigram = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}
@@ -170,4 +172,12 @@ def test_refuses_other_tokenizers(tmp_path: Path) -> None:
         read_vocabulary(tmp_path, 320)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 3}))
     with pytest.raises(ElastifyError, match="cannot be read"):
+        read_vocabulary(tmp_path, 320)
+
+
+@pytest.mark.parametrize("identifier", [-1, 320, 99999])
+def test_ids_that_are_no_tokens_are_refused(tmp_path: Path, identifier: int) -> None:
+    write_tokenizer(tmp_path, json.loads(make_tokenizer().to_str()), eos_token=None)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": identifier}))
+    with pytest.raises(ElastifyError, match=f"eos_token_id is {identifier}, not one of the 320"):
         read_vocabulary(tmp_path, 320)

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 import pliant
+from pliant.engine.engine import MAX_BATCH
 from pliant.engine.options import EngineOptions
+from pliant.engine.scoring import log_probabilities
 from pliant.engine.slots import SlotPool
+from pliant.engine.span import Span
 from pliant.errors import BusyError, ContextOverflowError, RequestError
+from support.tiny_gguf import make_tiny_gguf
 
 PROMPT = "Turn on the wifi and "
 CONTEXT = 256
@@ -39,6 +43,18 @@ def test_scores_are_mean_log_probabilities(model: pliant.ElasticModel) -> None:
         values = [rows[len(tokens) - 1 + index, token] for index, token in enumerate(continuation)]
         assert score == pytest.approx(float(np.mean(values)), abs=1e-4)
     assert model.score(PROMPT, ["x", "y"]) == pytest.approx([scores[1], scores[3]], abs=1e-5)
+
+
+def test_a_continuation_longer_than_a_batch(tmp_path: Path) -> None:
+    path = make_tiny_gguf(tmp_path / "m.gguf", context=2 * MAX_BATCH)
+    tokens = np.random.default_rng(0).integers(6, 300, MAX_BATCH + 40).tolist()
+    with pliant.load(path, EngineOptions(slots=2, threads=1)) as model:
+        rows = log_softmax(model.logits(tokens))
+        expected = rows[np.arange(len(tokens) - 1), tokens[1:]]
+        with model.lease_slot() as slot:
+            span = Span(slot, tokens[:-1], 0, "all")
+            found = log_probabilities(model.engine, model.bundle.levels[-1], [span], tokens[1:])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_one_slot_is_enough(tiny_path: Path, model: pliant.ElasticModel) -> None:

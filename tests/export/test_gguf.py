@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from pliant.errors import BundleError, PlanError, RequestError
 from pliant.export import export_gguf, matrices
+from pliant.ggml.library import load
 from support.adapters import make_adapter
 from support.llama_reference import LlamaReference
 from support.tiny_gguf import make_tiny_gguf
@@ -105,6 +107,24 @@ def test_an_adapter_is_merged(
     assert relative_error(engine_logits(bundle, plan), expected) > 0.6
 
 
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q5_K_M"])
+def test_llama_cpps_mixes_of_types_are_run_and_exported(tmp_path: Path, name: str) -> None:
+    shape = {"layers": 8, "hidden": 256, "heads": 4, "kv_heads": 4, "head_dim": 64, "ff": 512}
+    source = make_tiny_gguf(tmp_path / "f16.gguf", tied=False, **shape)
+    load()
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+    mixed = tmp_path / "mixed.gguf"
+    paths = (str(path).encode() for path in (source, mixed))
+    assert llama_cpp.llama_model_quantize(*paths, options) == 0
+    bundle = open_bundle(mixed)
+    types = {info.type.name for info in bundle.gguf.tensors.values()}
+    assert types == {name.removesuffix("_M"), "Q6_K", "F32"}
+    for plan in (Plan.full(bundle.architecture), Plan((LayerPlan(4, 1, 256),) * 8)):
+        path = export_gguf(bundle, Level(0.5, plan, 0.5), tmp_path / "small.gguf", force=True)
+        assert difference(llama_logits(path), engine_logits(bundle, plan)) < 1e-4
+
+
 def test_matrices_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, level = adapted(model(tmp_path, "F16"), tmp_path, MIXED)
     whole = export_gguf(bundle, level, tmp_path / "whole.gguf").read_bytes()
@@ -155,9 +175,19 @@ def test_what_llama_cpp_cannot_run_is_refused(tmp_path: Path, plan: tuple[LayerP
         export_gguf(model(tmp_path), Level(0.5, Plan(plan), 0.5), tmp_path / "small.gguf")
 
 
-def test_a_mixed_plan_of_another_family_is_refused_with_the_reason(tmp_path: Path) -> None:
-    bundle = model(tmp_path, family="qwen2")
-    with pytest.raises(PlanError, match="per layer only for llama models, not for qwen2"):
+@pytest.mark.parametrize(
+    ("family", "advice"),
+    [
+        ("qwen3", "--format hf, or make the bundle with --plan uniform --anchors 0$"),
+        ("qwen2", "--format hf$"),
+    ],
+)
+def test_a_mixed_plan_of_another_family_is_refused_with_the_reason(
+    tmp_path: Path, family: str, advice: str
+) -> None:
+    bundle = model(tmp_path, family=family)
+    reason = f"per layer only for llama models, not for {family}: write it with {advice}"
+    with pytest.raises(PlanError, match=reason):
         export_gguf(bundle, Level(0.5, MIXED, 0.5), tmp_path / "small.gguf")
 
 

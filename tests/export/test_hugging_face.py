@@ -1,6 +1,7 @@
 """Exported Hugging Face folders: stock transformers computes what the engine does."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from pliant.bundle import (
     write_bundle,
 )
 from pliant.elastify.export import write_gguf
+from pliant.elastify.families import SOURCES
+from pliant.elastify.fused import split_fused
 from pliant.elastify.source import read_config
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.vocabulary import read_vocabulary
@@ -29,7 +32,7 @@ from pliant.errors import BundleError, UnsupportedModelError
 from pliant.export import export_hugging_face
 from support.adapters import make_adapter
 from support.tiny_gguf import make_tiny_gguf
-from support.tiny_hf import LLAMA3_ROPE, make_folder, make_model
+from support.tiny_hf import LLAMA3_ROPE, LONGROPE, make_folder, make_model
 
 TOKENS = np.random.default_rng(5).integers(6, 300, 24).tolist()
 UNIFORM = Plan((LayerPlan(2, 2, 64),) * 3)
@@ -44,21 +47,22 @@ VARIANTS = [
 ]
 
 
-def adapted(folder: Path, plan: Plan, **overrides: object) -> tuple[Bundle, Level]:
+def adapted(
+    folder: Path, plan: Plan, kind: str = "llama", **overrides: object
+) -> tuple[Bundle, Level]:
     """A bundle of a random transformers model, with an adapter at level 0.5."""
-    source = make_folder(folder / "source", **overrides)
+    source = make_folder(folder / "source", kind, **overrides)
     config = read_config(source)
     path = folder / "m.gguf"
-    write_gguf(
-        make_model(**overrides), read_vocabulary(source, config.vocab_size), path, "F16", "tiny"
-    )
+    vocabulary = read_vocabulary(source, config.vocab_size)
+    write_gguf(split_fused(make_model(kind, **overrides)), vocabulary, path, "F16", "tiny")
     a = open_bundle(path).architecture
+    plan = Plan((plan.layers * a.num_layers)[: a.num_layers])
     adapter = make_adapter(folder / "a.gguf", a, plan)
     level = with_adapter(a, Level(0.5, plan, 0.0), "a.gguf", adapter)
     full = Plan.full(a)
     levels = [level, Level(1.0, full, cost_ratio(a, full))]
-    scaling = config.rope_scaling
-    provenance = {"source": {"rope_scaling": None if scaling is None else vars(scaling)}}
+    provenance = {"source": asdict(config)}
     bundle = write_bundle(folder / "b", path, levels, provenance, {"a.gguf": folder / "a.gguf"})
     return bundle, level
 
@@ -98,13 +102,36 @@ def test_transformers_computes_what_the_engine_does(
     assert sizes["intermediate_size"] == (64 if plan is UNIFORM else 128)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-@pytest.mark.parametrize("plan", [UNIFORM, MIXED])
-def test_other_families(tmp_path: Path, family: str, plan: Plan) -> None:
-    shape = {"layers": 3, "hidden": 64, "heads": 8, "kv_heads": 4, "ff": 128}
-    bundle = open_bundle(make_tiny_gguf(tmp_path / "m.gguf", family=family, **shape))
-    level = Level(0.5, plan, 0.5)
+@pytest.mark.parametrize("kind", sorted(SOURCES))
+@pytest.mark.parametrize("plan", [UNIFORM, MIXED, WITHOUT_PARTS])
+def test_every_family(tmp_path: Path, plan: Plan, kind: str) -> None:
+    bundle, level = adapted(tmp_path, plan, kind)
+    folder, notes = export_hugging_face(bundle, level, tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == kind
+    has_own_sizes = plan is UNIFORM and kind != "phi3"
+    assert any("zeros for dropped units" in note for note in notes) != has_own_sizes
+    assert config["num_attention_heads"] == (4 if has_own_sizes else 8)
+    found = transformers_logits(folder)
+    assert difference(found, engine_logits(bundle, level)) < 1e-2
+    assert difference(found, engine_logits(bundle, replace(level, adapter=None))) > 0.05
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_a_number_of_heads_that_transformers_does_not_take(tmp_path: Path, kind: str) -> None:
+    bundle, level = adapted(tmp_path, Plan((LayerPlan(3, 1, 64),)), kind)
+    folder, notes = export_hugging_face(bundle, level, tmp_path / "hf")
+    assert "sizes are none it knows" in notes[0]
+    assert difference(transformers_logits(folder), engine_logits(bundle, level)) < 1e-2
+
+
+def test_a_narrower_phi3_with_all_heads_has_its_own_sizes(tmp_path: Path) -> None:
+    features = {"rope_parameters": {**LONGROPE, "attention_factor": 1.3}}
+    bundle, level = adapted(tmp_path, Plan((LayerPlan(4, 2, 64),)), "phi3", **features)
     folder, _ = export_hugging_face(bundle, level, tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["intermediate_size"], config["partial_rotary_factor"]) == (64, 0.75)
+    assert config["rope_scaling"]["attention_factor"] == pytest.approx(1.3)
     assert difference(transformers_logits(folder), engine_logits(bundle, level)) < 1e-2
 
 
@@ -130,10 +157,14 @@ def test_the_tokenizer_is_copied_and_folders_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_bare_gguf_is_enough(tmp_path: Path) -> None:
+    bundle = open_bundle(make_tiny_gguf(tmp_path / "m.gguf", family="gemma3", layers=6))
+    folder, _ = export_hugging_face(bundle, bundle.levels[-1], tmp_path / "hf")
+    found = engine_logits(bundle, bundle.levels[-1])
+    assert difference(transformers_logits(folder), found) < 1e-2
+
+
 def test_what_has_no_configuration_is_refused(tmp_path: Path) -> None:
-    gemma = open_bundle(make_tiny_gguf(tmp_path / "g.gguf", family="gemma2"))
-    with pytest.raises(UnsupportedModelError, match="for gemma2 models; there are those of llama"):
-        export_hugging_face(gemma, gemma.levels[-1], tmp_path / "hf")
     scaled = open_bundle(make_tiny_gguf(tmp_path / "s.gguf", rope_factors=True))
     with pytest.raises(UnsupportedModelError, match="provenance does not say"):
         export_hugging_face(scaled, scaled.levels[-1], tmp_path / "hf")

@@ -74,7 +74,7 @@ def make_model(kind: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     fields = {**IDENTIFIERS, **SHAPE, **FEATURES.get(kind, {}), **overrides}
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields)).eval()
-    norm = 1.0 - SOURCES[kind].norm_shift
+    norm = 1.0 - SOURCES[kind].family.norm_shift
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Far from the initialisation's near-zero logits, so that mistakes show.

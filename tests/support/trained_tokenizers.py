@@ -24,7 +24,7 @@ FRAGMENTS = (
     "日本語 中文。 한국어 ไทย हिन्दी עברית العربية 👍🏽 👨‍👩‍👧 🇩🇪 😀😀 ✌️ "
     "1 12 123 12345 3.14 1,000 ٣٤٥ ²½ "
     '0x1F (x==0) { } -> // /* */ __init__ a_b \\n " ... ?! # $5 € “q” — \u200d _ § <b> &amp; @me '
-    "C++ %20"
+    "C++ %20 \x00 a\x01b \x07 \x1b[31mred \x7f \x85 \u200b \ufeffBOM \u202eabc \ufffd"
 )
 SEPARATORS = (" ", " ", " ", "", "", "  ", "    ", "\n", "\n\n", "\r\n", "\t", " \n", "\n ")
 SEPARATORS += ("   \t ", "\u00a0", "\u3000")
@@ -68,8 +68,10 @@ def byte_level(name: str, *, ignore_merges: bool = False, normalizer: str | None
     return trained
 
 
-def write_sentencepiece(folder: Path) -> Path:
-    """tokenizer.model of a BPE model with byte fallback, trained as Llama 2's was."""
+def write_sentencepiece(
+    folder: Path, *, byte_fallback: bool = True, add_prefix_space: bool = True
+) -> Path:
+    """tokenizer.model of a BPE model, trained as Llama 2's was."""
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,8 @@ def write_sentencepiece(folder: Path) -> Path:
             model_writer=model,
             model_type="bpe",
             vocab_size=1500,
-            byte_fallback=True,
+            byte_fallback=byte_fallback,
+            add_dummy_prefix=add_prefix_space,
             split_digits=True,
             allow_whitespace_only_pieces=True,
             remove_extra_whitespaces=False,
@@ -88,6 +91,11 @@ def write_sentencepiece(folder: Path) -> Path:
             character_coverage=0.99,
             minloglevel=2,
         )
-    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "legacy": False,
+        "add_prefix_space": add_prefix_space,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder

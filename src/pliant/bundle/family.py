@@ -28,6 +28,8 @@ class Family:
     has_qk_norm: bool = False
     has_post_norms: bool = False
     """RMS norms behind attention and MLP, before each is added to the residual."""
+    norm_shift: float = 0.0
+    """Hugging Face checkpoints keep the weights of norms less by so much."""
     is_fused: bool = False
     """The file holds q, k and v as the rows of `attn_qkv`, gate and up as those of `ffn_up`."""
     scales_embeddings: bool = False
@@ -62,6 +64,7 @@ FAMILIES = {
             "halves",
             "gelu",
             has_post_norms=True,
+            norm_shift=1.0,
             scales_embeddings=True,
             scales_queries=True,
             is_tied=True,
@@ -76,6 +79,7 @@ FAMILIES = {
             "gelu",
             has_qk_norm=True,
             has_post_norms=True,
+            norm_shift=1.0,
             scales_embeddings=True,
             scales_queries=True,
             sliding_interval=6,

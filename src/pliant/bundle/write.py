@@ -144,9 +144,14 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _replace(folder: Path, draft: Path) -> None:
-    """Put `draft` in the place of `folder`; if that fails, the old folder is back."""
+    """Put `draft` in the place of `folder`; if that fails, the old folder is back.
+
+    On disk before it returns: what the folders list, like the files before.
+    """
+    _sync_folder(draft)
     if not folder.exists():
         draft.rename(folder)
+        _sync_folder(folder.parent)
         return
     old = _beside(folder, "old")
     folder.rename(old)
@@ -155,4 +160,15 @@ def _replace(folder: Path, draft: Path) -> None:
     except OSError:
         old.rename(folder)
         raise
+    _sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows syncs files only
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

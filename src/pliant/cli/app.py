@@ -9,13 +9,13 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pliant._version import __version__
 from pliant.errors import PliantError
@@ -27,11 +27,15 @@ PIPE_CLOSED = 141
 
 @dataclass(frozen=True)
 class Verb:
-    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`."""
+    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`.
+
+    `implied` are the values of options that may stand alone; typer knows no such options.
+    """
 
     name: str
     function: str
     help: str
+    implied: Mapping[str, str] = field(default_factory=dict)
 
 
 VERBS = (
@@ -40,7 +44,12 @@ VERBS = (
     Verb("show", "show", "Show a bundle: its architecture, levels, costs and files."),
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("pull", "pull", "Download a model from the Hugging Face hub."),
-    Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
+    Verb(
+        "elastify",
+        "elastify",
+        "Make a Hugging Face model elastic and write it as a bundle.",
+        implied={"--ray": "auto"},
+    ),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )
@@ -67,6 +76,25 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _ended_by_closed_pipe():
             return super().invoke(ctx)
+
+
+class VerbCommand(TyperCommand):
+    """A verb, whose arguments are completed by what its options imply."""
+
+    implied: Mapping[str, str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_implied(args, self.implied))
+
+
+def with_implied(args: Sequence[str], implied: Mapping[str, str]) -> list[str]:
+    """`args` with the implied value behind each option that has none."""
+    completed: list[str] = []
+    for argument, following in zip(args, [*args, "--"][1:], strict=True):
+        completed.append(argument)
+        if argument in implied and following.startswith("-"):
+            completed.append(implied[argument])
+    return completed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,8 +210,10 @@ def load_verb(name: str) -> Any:
     verb = next(verb for verb in VERBS if verb.name == name)
     module = importlib.import_module(f"pliant.cli.{verb.name}")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(verb.name)(getattr(module, verb.function))
-    return typer.main.get_command(app)
+    app.command(verb.name, cls=VerbCommand)(getattr(module, verb.function))
+    command: Any = typer.main.get_command(app)
+    command.implied = verb.implied
+    return command
 
 
 @contextlib.contextmanager

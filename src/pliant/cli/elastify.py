@@ -45,7 +45,7 @@ def elastify(
     anchors: Annotated[
         int | None,
         typer.Option(
-            help="Layers that uniform plans keep wider than the others.",
+            help="Layers that uniform plans keep wider than the others; 0: all are alike.",
             show_default="about a fifth",
         ),
     ] = None,
@@ -100,9 +100,10 @@ def elastify(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS",
-            help="Share the long work on a Ray cluster; `auto` is the one that `ray start --head` "
-            "started here. Needs the extra: pip install 'pliant[ray]'.",
+            metavar="[ADDRESS]",
+            help="Share the long work on a Ray cluster: without an address the one that `ray start "
+            "--head` started here; `local` starts one for this run. Needs the extra: pip install "
+            "'pliant[ray]'.",
         ),
     ] = None,
     plan_only: Annotated[
@@ -116,11 +117,11 @@ def elastify(
     before the bundle is written. If it is interrupted, run it again: it goes on. The bundle's
     report.html shows what was measured and chosen.
     """
+    from pliant.elastify import ElastifyOptions, forecast
     from pliant.elastify import elastify as make_elastic
-    from pliant.elastify import forecast
 
     data = recovery_data or (calibration if recover else None)
-    given = _given(
+    options = _given(
         quantization=quantization,
         importance=importance,
         plan=plan,
@@ -128,19 +129,22 @@ def elastify(
         windows=windows,
         window_tokens=window_tokens,
         dtype=dtype,
+        device=device,
+        tasks=tasks,
+        ray=ray,
         recovery=_recovery(data, _given(rank=rank, loss=loss, steps=recovery_steps)),
     )
+    chosen = ElastifyOptions(**options)
     folder = _local(model)
     if plan_only:
-        _print_forecast(forecast(folder, out, **given))
+        _print_forecast(forecast(folder, out, chosen))
         return
-    given |= _given(device=device, tasks=tasks, ray=ray)
     from pliant.cli.progress import tracking
 
     try:
         with tracking() as track:
             bundle = make_elastic(
-                folder, out, calibration=calibration, report=_report, track=track, **given
+                folder, out, calibration=calibration, options=chosen, report=_report, track=track
             )
     except KeyboardInterrupt:
         _report("interrupted; run the same command again to go on")

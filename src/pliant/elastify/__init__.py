@@ -12,16 +12,18 @@ from pliant.errors import MissingExtraError
 if TYPE_CHECKING:
     from pliant.elastify.estimate import Forecast as Forecast
     from pliant.elastify.estimate import forecast as forecast
+    from pliant.elastify.options import ElastifyOptions as ElastifyOptions
     from pliant.elastify.pipeline import elastify as elastify
 
 _MODULES = {
     "elastify": "pliant.elastify.pipeline",
     "forecast": "pliant.elastify.estimate",
     "Forecast": "pliant.elastify.estimate",
+    "ElastifyOptions": "pliant.elastify.options",
 }
 _EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf", "peft", "matplotlib"}
 
-__all__ = ["Forecast", "elastify", "forecast"]
+__all__ = ["ElastifyOptions", "Forecast", "elastify", "forecast"]
 
 
 def __getattr__(name: str) -> Any:

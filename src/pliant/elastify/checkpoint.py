@@ -26,6 +26,8 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_HEADER = 100_000_000
 CHUNK_BYTES = 1 << 24
+# How the small text file begins that git leaves in the place of a large one.
+_LFS_POINTER = b"version "
 
 # How to read the stored numbers, and the exponent's bits: all set in NaN and infinity.
 _EXPONENTS: dict[str, tuple[Any, int]] = {
@@ -74,9 +76,11 @@ def check_shapes(
     """
     missing = [name for name in expected if name not in tensors and name not in optional]
     if missing:
+        where = next((f"{tensor.file.parent}: " for tensor in tensors.values()), "")
+        more = ", ..." if len(missing) > 1 else ""
         raise ElastifyError(
-            f"the weights lack {len(missing)} tensors that config.json asks for: {missing[0]}"
-            + (", ..." if len(missing) > 1 else "")
+            f"{where}the weights lack {len(missing)} tensors that config.json asks for: "
+            f"{missing[0]}{more}"
         )
     for tensor in tensors.values():
         shape = expected.get(tensor.name)
@@ -142,6 +146,10 @@ def _read_header(path: Path, index: Mapping[str, str]) -> list[StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
+            if start == _LFS_POINTER:
+                raise ElastifyError(
+                    f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there"
+                )
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if length > min(size - 8, MAX_HEADER):
                 raise ElastifyError(f"{path} is cut short: its header does not fit in {size} bytes")

@@ -100,7 +100,8 @@ class Cluster:
 
 @contextmanager
 def connect(address: str) -> Iterator[Cluster]:
-    """Connects to the Ray cluster at `address` (host:port), or with "auto" to this machine's.
+    """Connects to the Ray cluster at `address` (host:port), or with "auto" to this machine's;
+    with "local" starts one here, and ends it.
 
     Raises MissingExtraError without ray, and ElastifyError if there is no cluster.
     """

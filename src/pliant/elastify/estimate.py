@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,15 +14,17 @@ from pliant.bundle import Architecture, GgufFile, Level, Plan
 from pliant.elastify.allocation import STAGE
 from pliant.elastify.analysis import ANCHOR_TOKENS
 from pliant.elastify.anchors import default_anchor_count
-from pliant.elastify.export import write_gguf
-from pliant.elastify.fused import split_fused
-from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
-from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, Source, check_source
-from pliant.elastify.levels import TARGET_RATIOS, choose_levels
-from pliant.elastify.plans import DEFAULT_PLANS, PLAN_TOKENS, check_plan_kind
+from pliant.elastify.importance import DEFAULT_IMPORTANCE
+from pliant.elastify.inputs import Source, check_source
+from pliant.elastify.levels import choose_levels
+from pliant.elastify.options import DEFAULTS, ElastifyOptions
+from pliant.elastify.plans import PLAN_TOKENS
 from pliant.elastify.quantization import check_quantization, column_blocks, encode
-from pliant.elastify.recovery.options import Recovery, RecoveryOptions
-from pliant.elastify.source import Dtype, empty_model
+from pliant.elastify.recovery.options import RecoveryOptions
+from pliant.elastify.report.measure import PERPLEXITY_TOKENS
+from pliant.elastify.report.tasks import read_tasks
+from pliant.elastify.source import Dtype
+from pliant.elastify.steps import weightless_gguf
 from pliant.elastify.verify import sample_length
 
 # Python with torch and transformers loaded.
@@ -56,38 +57,26 @@ class Forecast:
     seconds: dict[str, float]
 
 
-def forecast(
-    hf_dir: str | Path,
-    out: str | Path,
-    *,
-    quantization: str = "Q8_0",
-    importance: str = DEFAULT_IMPORTANCE,
-    plan: str = DEFAULT_PLANS,
-    anchors: int | None = None,
-    targets: Sequence[float] = TARGET_RATIOS,
-    windows: int = WINDOWS,
-    window_tokens: int = WINDOW_TOKENS,
-    dtype: Dtype = "f32",
-    recovery: Recovery | None = None,
-) -> Forecast:
+def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEFAULTS) -> Forecast:
     """The same checks as `elastify` makes before it reads weights, and estimates.
 
     Which layers are anchors does not change the sizes; how many, does. Sizes are those of
     uniform plans. Raises as `elastify`.
     """
-    check_importance(importance)
-    check_plan_kind(plan)
-    source = check_source(Path(hf_dir), Path(out).absolute(), quantization)
+    source = check_source(Path(hf_dir), Path(out).absolute())
+    quantization = options.quantization
     architecture, bundle_bytes = _exported(source, quantization)
-    count = default_anchor_count(architecture.num_layers) if anchors is None else anchors
+    count = options.anchors
+    if count is None:
+        count = default_anchor_count(architecture.num_layers)
     block, ff_block = column_blocks(architecture, quantization)
     choice = choose_levels(
         architecture,
         range(count),
-        targets=targets,
+        targets=options.targets,
         block=block,
         ff_block=ff_block,
-        lora_rank=recovery.options.rank if recovery else 0,
+        lora_rank=options.lora_rank,
     )
     bytes_each = bundle_bytes / _parameters(architecture, Plan.full(architecture))
     levels = tuple(
@@ -95,37 +84,22 @@ def forecast(
         for level in choice.levels
         for size in [_parameters(architecture, level.plan)]
     )
-    window_tokens = min(window_tokens, architecture.context_length)
+    window_tokens = min(options.window_tokens, architecture.context_length)
     sample = sample_length(architecture.vocab_size)
     logits_bytes = 4 * sample * architecture.vocab_size
-    seconds = _seconds(source, architecture, quantization, windows * window_tokens, sample)
-    if importance == DEFAULT_IMPORTANCE:
-        del seconds["importance of units"]
-    passed = min(PLAN_TOKENS, windows * window_tokens)
-    seconds["widths of layers"] = _plan_seconds(architecture, plan, choice.levels, passed)
-    if recovery is not None:
-        seconds["recovery"] = _recovery_seconds(architecture, choice.levels, recovery.options)
     return Forecast(
         levels=levels,
         notes=choice.notes,
         bundle_bytes=bundle_bytes,
-        memory_bytes=_memory(source, architecture, window_tokens, dtype),
+        memory_bytes=_memory(source, architecture, window_tokens, options.dtype),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
-        seconds=seconds,
+        seconds=_seconds(source, architecture, choice.levels, options, sample),
     )
 
 
 def _exported(source: Source, quantization: str) -> tuple[Architecture, int]:
-    """Architecture and size of the GGUF, from a sparse file without weights."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.gguf"
-        write_gguf(
-            split_fused(empty_model(source.folder)),
-            source.vocabulary,
-            path,
-            quantization,
-            "forecast",
-        )
+    """Architecture and size of the GGUF."""
+    with weightless_gguf(source, quantization) as path:
         return Architecture.from_gguf(GgufFile.open(path)), path.stat().st_size
 
 
@@ -158,6 +132,28 @@ def _memory(source: Source, architecture: Architecture, window_tokens: int, dtyp
 
 
 def _seconds(
+    source: Source,
+    architecture: Architecture,
+    levels: Sequence[Level],
+    options: ElastifyOptions,
+    sample: int,
+) -> dict[str, float]:
+    tokens = options.windows * min(options.window_tokens, architecture.context_length)
+    seconds = _passes_seconds(source, architecture, options.quantization, tokens, sample)
+    if options.importance == DEFAULT_IMPORTANCE:
+        del seconds["importance of units"]
+    passed = min(PLAN_TOKENS, tokens)
+    seconds["widths of layers"] = _plan_seconds(architecture, options.plan, levels, passed)
+    if options.recovery is not None:
+        training = options.recovery.options
+        seconds["recovery"] = _recovery_seconds(architecture, levels, training)
+    seconds["perplexity and accuracy of the levels"] = _report_seconds(
+        source, architecture, levels, options, tokens
+    )
+    return seconds
+
+
+def _passes_seconds(
     source: Source, architecture: Architecture, quantization: str, tokens: int, sample: int
 ) -> dict[str, float]:
     full = Plan.full(architecture)
@@ -201,6 +197,29 @@ def _recovery_seconds(
     tokens = options.steps * options.batch_tokens
     per_token = _layers(architecture, full) + _head(architecture)
     return tokens * per_token * share / _multiply_adds_per_second(architecture)
+
+
+def _report_seconds(
+    source: Source,
+    architecture: Architecture,
+    levels: Sequence[Level],
+    options: ElastifyOptions,
+    tokens: int,
+) -> float:
+    """Every level, and again those with an adapter, on a text and on the questions."""
+    passes = sum(level.cost for level in levels)
+    if options.recovery is not None:
+        passes += sum(level.cost for level in levels[:-1])
+    tokens = min(PERPLEXITY_TOKENS, tokens) + _question_tokens(source, options.tasks)
+    per_token = _layers(architecture, Plan.full(architecture)) + _head(architecture)
+    return tokens * passes * per_token / _multiply_adds_per_second(architecture)
+
+
+def _question_tokens(source: Source, tasks: str | Path | None) -> int:
+    texts: list[str] = []
+    for question in () if tasks is None else read_tasks(Path(tasks)):
+        texts += [message["content"] for message in question.messages] + list(question.choices)
+    return sum(len(source.tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
 
 
 def _multiply_adds_per_second(architecture: Architecture) -> float:

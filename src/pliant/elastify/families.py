@@ -4,38 +4,24 @@ over exactly. Everything else is refused here, by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from pliant.bundle.architecture import MAX_LAYERS
 from pliant.bundle.family import FAMILIES, Family
 from pliant.errors import ElastifyError
 
-_NORMS = MappingProxyType({"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"})
-_QK_NORMS = MappingProxyType({"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"})
-_GEMMA_NORMS = MappingProxyType(
-    {
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
-    }
-)
+_MAX_SIZE = 1 << 24
+_MAX_CONTEXT = 1 << 31
 
 
 @dataclass(frozen=True)
 class SourceFamily:
-    """One `model_type`.
-
-    `norms` maps a layer's norm modules to their GGUF names; `norm_shift` is what transformers
-    adds to their weights when it computes (and GGUF files have in them).
-    """
+    """One `model_type`."""
 
     architecture: str
     rope_types: tuple[str, ...] = ("default", "linear")
-    norms: Mapping[str, str] = field(default_factory=lambda: _NORMS)
-    norm_shift: float = 0.0
 
     @property
     def family(self) -> Family:
@@ -47,10 +33,10 @@ SOURCES = {
     "mistral": SourceFamily("llama", ("default", "linear", "llama3")),
     "smollm3": SourceFamily("smollm3"),
     "qwen2": SourceFamily("qwen2"),
-    "qwen3": SourceFamily("qwen3", norms={**_NORMS, **_QK_NORMS}),
+    "qwen3": SourceFamily("qwen3"),
     "phi3": SourceFamily("phi3", ("default", "longrope")),
-    "gemma2": SourceFamily("gemma2", norms=_GEMMA_NORMS, norm_shift=1.0),
-    "gemma3_text": SourceFamily("gemma3", norms={**_GEMMA_NORMS, **_QK_NORMS}, norm_shift=1.0),
+    "gemma2": SourceFamily("gemma2"),
+    "gemma3_text": SourceFamily("gemma3"),
 }
 
 
@@ -73,8 +59,34 @@ def head_size(config: Any) -> int:
 def refuse_unsupported(config: Any) -> None:
     """Raises ElastifyError for what a GGUF of the family cannot say or llama.cpp does not run."""
     source = source_family(config.model_type)
-    for what in (*_common_problems(config, source.family), *_family_problems(config, source)):
-        raise ElastifyError(f"not supported in a {config.model_type} model: {what}")
+    for problems in (
+        _size_problems(config),
+        _common_problems(config, source.family),
+        _family_problems(config, source),
+    ):
+        for what in problems:
+            raise ElastifyError(f"not supported in a {config.model_type} model: {what}")
+
+
+def _size_problems(config: Any) -> Iterator[str]:
+    limits = {
+        "hidden_size": _MAX_SIZE,
+        "intermediate_size": _MAX_SIZE,
+        "vocab_size": _MAX_SIZE,
+        "num_attention_heads": _MAX_SIZE,
+        "num_key_value_heads": _MAX_SIZE,
+        "num_hidden_layers": MAX_LAYERS,
+        "max_position_embeddings": _MAX_CONTEXT,
+    }
+    for name, limit in limits.items():
+        value = getattr(config, name, None)
+        if type(value) is not int or not 1 <= value <= limit:
+            yield f"{name} {value!r} (1 to {limit})"
+    if head_size(config) % 2 or head_size(config) < 2:
+        yield f"heads of {head_size(config)} elements, which cannot turn in pairs"
+    eps = config.rms_norm_eps
+    if not isinstance(eps, int | float) or not 0 < eps < 1:
+        yield f"rms_norm_eps {eps!r}"
 
 
 def _common_problems(config: Any, family: Family) -> Iterator[str]:

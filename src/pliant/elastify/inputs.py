@@ -9,7 +9,6 @@ from typing import Any
 from pliant.bundle.write import refuse_foreign
 from pliant.elastify.calibration import Calibration, read_calibration
 from pliant.elastify.checkpoint import StoredTensor
-from pliant.elastify.quantization import check_quantization
 from pliant.elastify.recovery.data import RecoveryData, read_recovery_data
 from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.source import SourceConfig, load_tokenizer, read_config, read_weights
@@ -41,13 +40,12 @@ class Source:
         return read_recovery_data(recovery.data, self.tokenizer, limit, options.prompt_weight)
 
 
-def check_source(folder: Path, out: Path, quantization: str) -> Source:
+def check_source(folder: Path, out: Path) -> Source:
     """Reads no weights.
 
     Raises ElastifyError for a model that cannot be carried over, or BundleError if `out` holds
     anything but a bundle.
     """
-    check_quantization(quantization)
     refuse_foreign(out)
     config = read_config(folder)
     vocabulary = read_vocabulary(folder, config.vocab_size)

@@ -23,26 +23,25 @@ from pliant.elastify.analysis import Analysis, analyse
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.checkpoint import check_values
 from pliant.elastify.cluster import check_cluster
-from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
-from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, check_source
-from pliant.elastify.levels import TARGET_RATIOS
-from pliant.elastify.plans import DEFAULT_PLANS, PlanChoice, check_plan_kind
+from pliant.elastify.inputs import check_source
+from pliant.elastify.options import DEFAULTS, ElastifyOptions
+from pliant.elastify.plans import PlanChoice
 from pliant.elastify.progress import Track, untracked
-from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels
-from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.report.stopwatch import Stopwatch
 from pliant.elastify.report.tasks import Question, read_tasks
 from pliant.elastify.report.write import make_report
-from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, load_model
+from pliant.elastify.source import SourceConfig, choose_device, load_model
 from pliant.elastify.steps import (
     Report,
     Run,
+    check_tokenizer,
     export_draft,
     recover,
     reference_logits,
     reorder,
+    sample_of,
     widths,
 )
 from pliant.elastify.verify import (
@@ -60,70 +59,42 @@ def elastify(
     out: str | Path,
     *,
     calibration: str | Path,
-    quantization: str = "Q8_0",
-    importance: str = DEFAULT_IMPORTANCE,
-    plan: str = DEFAULT_PLANS,
-    anchors: int | None = None,
-    targets: Sequence[float] = TARGET_RATIOS,
-    windows: int = WINDOWS,
-    window_tokens: int = WINDOW_TOKENS,
-    dtype: Dtype = "f32",
-    device: Device = "auto",
-    recovery: Recovery | None = None,
-    tasks: str | Path | None = None,
-    ray: str | None = None,
+    options: ElastifyOptions = DEFAULTS,
     report: Report = lambda line: None,
     track: Track = untracked,
 ) -> Bundle:
     """Reorders, exports, picks levels, verifies each of them, and writes the bundle `out`.
 
-    `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see;
-    `windows` pieces of `window_tokens` tokens are taken from all over it. `importance` orders the
-    units of a layer (`importance.IMPORTANCES`); `plan` says how widths are shared out among layers
-    (`plans.PLAN_KINDS`). `anchors` is the number of anchor layers of uniform plans (default: about
-    a fifth). `dtype` is what is computed in; weights stay in memory as they are stored, with the
-    gradients of one layer. With `recovery` every level below the full model gets an adapter.
-    `tasks` is a file of questions (see `read_tasks`) for the accuracy that the bundle's report
-    shows. `ray` is the address of a Ray cluster ("auto": this machine's) that shares the long
-    work. `report` gets one line per step, `track` wraps what takes long; the bundle's provenance
-    and report keep the figures. Finished steps lie in `.NAME.work` beside `out` until all are: a
-    run that was ended goes on from there. Deterministic on one machine.
+    `calibration` is a UTF-8 text, or .jsonl with `text` per line, like what the model will see.
+    `report` gets one line per step, `track` wraps what takes long; the bundle's provenance and
+    report keep the figures. Finished steps lie in `.NAME.work` beside `out` until all are: a run
+    that was ended goes on from there. Deterministic on one machine.
 
     Raises ElastifyError for a model, tokenizer or file that cannot be carried over exactly, and
     BundleError if `out` cannot be written; there is no bundle then.
     """
     out = Path(out).absolute()
-    check_importance(importance)
-    check_plan_kind(plan)
-    source = check_source(Path(hf_dir), out, quantization)
-    check_cluster(ray)
-    questions = () if tasks is None else read_tasks(Path(tasks))
+    source = check_source(Path(hf_dir), out)
+    check_cluster(options.ray)
+    questions = () if options.tasks is None else read_tasks(Path(options.tasks))
     stopwatch = Stopwatch()
-    device_name = choose_device(device)
-    data = source.recovery_data(recovery) if recovery else None
-    text = source.calibration(Path(calibration), windows, window_tokens)
+    device = choose_device(options.device)
+    data = source.recovery_data(options.recovery) if options.recovery else None
+    text = source.calibration(Path(calibration), options.windows, options.window_tokens)
     layers = source.config.num_layers
     report(f"read {source.folder}: {layers} layers; {text.num_tokens} calibration tokens")
+    check_tokenizer(source, options.quantization, sample_of(source, text))
     digests = check_values(source.folder, source.tensors, track)
     provenance = _provenance(source.config, digests, text)
-    options = {"windows": text.shape, "dtype": dtype, "device": device_name}
-    work = WorkFolder(out, {**provenance, **options})
-    run = Run(out.name, source, text, quantization, work, stopwatch, report, track)
+    inputs = {"windows": text.shape, "dtype": options.dtype, "device": device}
+    work = WorkFolder(out, {**provenance, **inputs})
+    run = Run(out.name, source, text, options, work, stopwatch, report, track)
 
-    made = _make(
-        run,
-        partial(load_model, source.folder, dtype, device_name),
-        importance=importance,
-        plan=plan,
-        anchors=anchors,
-        targets=targets,
-        recovery=recovery,
-        data=data,
-        ray=ray,
-    )
+    made = _make(run, partial(load_model, source.folder, options.dtype, device), data)
     gc.collect()
     verification = _verify(run, made)
-    provenance |= made.provenance | {"importance": importance, "quantization": quantization}
+    provenance |= made.provenance
+    provenance |= {"importance": options.importance, "quantization": options.quantization}
     provenance |= {"verification": asdict(verification)}
     files = _report_files(run, made, verification, provenance, questions)
     adapted = made.adapted
@@ -154,45 +125,28 @@ class _Made:
         }
 
 
-def _make(
-    run: Run,
-    load: Callable[[], Any],
-    *,
-    importance: str,
-    plan: str,
-    anchors: int | None,
-    targets: Sequence[float],
-    recovery: Recovery | None,
-    data: RecoveryData | None,
-    ray: str | None,
-) -> _Made:
+def _make(run: Run, load: Callable[[], Any], data: RecoveryData | None) -> _Made:
     """Analyses, reorders, exports, plans and recovers; the model is gone afterwards."""
-    source, work, track, lap = run.source, run.work, run.track, run.stopwatch.lap
+    source, options, work, track = run.source, run.options, run.work, run.track
+    lap = run.stopwatch.lap
     model = load()
     lap("reading")
-    analysis = analyse(model, source.config, run.text, importance, work, track, ray)
+    analysis = analyse(model, source.config, run.text, options.importance, work, track, options.ray)
     lap("importance and anchors")
-    chosen = analysis.anchors(anchors)
+    chosen = analysis.anchors(options.anchors)
     run.report(f"anchor layers: {', '.join(map(str, chosen)) or 'none'}")
     difference = reorder(model, source.config, analysis, run.sample)
     run.report(f"reordered by importance: logits changed by at most {difference:.1e}")
-    draft = export_draft(model, source, analysis, run.quantization, run.name, work, track)
+    draft = export_draft(model, source, analysis, options.quantization, run.name, work, track)
     num_lines = check_tokens(draft, source.tokenizer, run.sample)
     lap("reordering and export")
-    run.report(f"exported {run.quantization}; {num_lines} lines of text give the same tokens")
+    run.report(f"exported {options.quantization}; {num_lines} lines of text give the same tokens")
     architecture = Architecture.from_gguf(GgufFile.open(draft))
-    block, ff_block = column_blocks(architecture, run.quantization)
-    limits = {
-        "targets": list(targets),
-        "block": block,
-        "ff_block": ff_block,
-        "lora_rank": recovery.options.rank if recovery else 0,
-    }
-    plans = widths(model, architecture, run.text, chosen, analysis, plan, limits, work, track)
+    plans = widths(model, architecture, run.text, chosen, analysis, options, work, track)
     levels = plans.choice.levels
     references = reference_logits(model, levels, analysis, run.sample, work, track)
     lap("levels")
-    adapted = recover(model, architecture, levels, recovery, data, work, ray, run.report, track)
+    adapted = recover(model, architecture, levels, data, options, work, run.report, track)
     lap("recovery")
     return _Made(draft, analysis, chosen, difference, plans, references, adapted)
 
@@ -201,7 +155,7 @@ def _verify(run: Run, made: _Made) -> Verification:
     choice = made.plans.choice
     exported = open_bundle(made.draft)
     checks = check_plans(
-        exported, choice.levels, made.references, run.sample, run.quantization, run.track
+        exported, choice.levels, made.references, run.sample, run.options.quantization, run.track
     )
     run.stopwatch.lap("verification")
     verification = Verification(len(run.sample), made.difference, checks)
@@ -220,7 +174,7 @@ def _report_files(
     return make_report(
         run.name,
         _with_adapters(open_bundle(made.draft), made.adapted),
-        run.work.path,
+        run.work,
         provenance=provenance,
         scores=made.analysis.scores,
         verification=verification,

@@ -55,9 +55,9 @@ def read_rope(config: Any) -> Rope:
     sliding_base = None
     if sliding is not None:
         _scaling(config, sliding, ("default",))
-        sliding_base = float(sliding["rope_theta"])
+        sliding_base = _base(config, sliding)
     scaling = _scaling(config, full, source.rope_types)
-    return Rope(float(full["rope_theta"]), dims, scaling, sliding_base)
+    return Rope(_base(config, full), dims, scaling, sliding_base)
 
 
 def llama3_factors(base: float, head_dim: int, scaling: RopeScaling) -> npt.NDArray[np.float32]:
@@ -90,6 +90,13 @@ def _older_parameters(config: Any) -> tuple[dict[str, Any], dict[str, Any] | Non
             rope.setdefault(name, getattr(config, name))
     base = getattr(config, "rope_local_base_freq", None)
     return rope, None if base is None else {"rope_theta": base}
+
+
+def _base(config: Any, rope: dict[str, Any]) -> float:
+    base = rope.get("rope_theta")
+    if not isinstance(base, int | float) or not 0 < base < math.inf:
+        raise ElastifyError(f"not supported in a {config.model_type} model: rope_theta {base!r}")
+    return float(base)
 
 
 def _scaling(config: Any, rope: dict[str, Any], kinds: tuple[str, ...]) -> RopeScaling | None:

@@ -75,7 +75,8 @@ def read_config(folder: Path) -> SourceConfig:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises its own validation classes, which vary
-        raise ElastifyError(f"{folder / 'config.json'} is not understood: {error}") from error
+        what = " ".join(str(error).split())
+        raise ElastifyError(f"{folder / 'config.json'} is not understood: {what}") from error
     return config_of(config)
 
 

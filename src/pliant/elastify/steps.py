@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from pliant.bundle import (
-    Architecture,
-    Level,
-)
+from pliant.bundle import Architecture, GgufFile, Level
+from pliant.bundle.vocabulary import check_vocabulary
 from pliant.elastify.activations import reorder_columns
 from pliant.elastify.analysis import Analysis
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.cluster import connect
 from pliant.elastify.export import write_gguf
+from pliant.elastify.fused import split_fused
 from pliant.elastify.inputs import Source
+from pliant.elastify.options import ElastifyOptions
 from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.precision import widen
 from pliant.elastify.progress import Track
+from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
-from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.source import SourceConfig, config_of
+from pliant.elastify.source import SourceConfig, config_of, empty_model
 from pliant.elastify.submodel import logits
 from pliant.elastify.verify import (
+    check_tokens,
     expected_logits,
     reorder_difference,
     sample_length,
 )
 from pliant.elastify.work import WorkFolder
+from pliant.errors import CorruptFileError, ElastifyError
 
 Report = Callable[[str], None]
 
@@ -49,7 +53,7 @@ class Run:
     name: str
     source: Source
     text: Calibration
-    quantization: str
+    options: ElastifyOptions
     work: WorkFolder
     stopwatch: Stopwatch
     report: Report
@@ -57,8 +61,38 @@ class Run:
 
     @property
     def sample(self) -> torch.Tensor:
-        """Token ids that logits are compared on."""
-        return self.text.batches[0].tokens[0][: sample_length(self.source.config.vocab_size)]
+        return sample_of(self.source, self.text)
+
+
+def sample_of(source: Source, text: Calibration) -> torch.Tensor:
+    """Token ids that logits are compared on: int64 [tokens]."""
+    return text.batches[0].tokens[0][: sample_length(source.config.vocab_size)]
+
+
+@contextmanager
+def weightless_gguf(source: Source, quantization: str) -> Iterator[Path]:
+    """The file that will be exported, without its weights: sparse, and gone afterwards."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        model = split_fused(empty_model(source.folder))
+        write_gguf(model, source.vocabulary, path, quantization, "weightless")
+        yield path
+
+
+def check_tokenizer(source: Source, quantization: str, sample: torch.Tensor) -> None:
+    """Tokenizes the sample's text as the exported model will, before hours are spent on it.
+
+    Raises ElastifyError for a vocabulary that llama.cpp does not read or that splits otherwise.
+    """
+    with weightless_gguf(source, quantization) as path:
+        try:
+            check_vocabulary(GgufFile.open(path), source.config.vocab_size)
+        except CorruptFileError as error:
+            what = str(error).removeprefix(f"{path}: ")
+            raise ElastifyError(
+                f"llama.cpp cannot use the tokenizer in {source.folder}: {what}"
+            ) from error
+        check_tokens(path, source.tokenizer, sample)
 
 
 def reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
@@ -96,11 +130,20 @@ def widths(
     text: Calibration,
     anchors: Sequence[int],
     analysis: Analysis,
-    kind: str,
-    limits: Mapping[str, Any],
+    options: ElastifyOptions,
     work: WorkFolder,
     track: Track,
 ) -> PlanChoice:
+    """The plans of the levels, and what they were chosen from."""
+    kind = options.plan
+    block, ff_block = column_blocks(architecture, options.quantization)
+    limits: dict[str, Any] = {
+        "targets": list(options.targets),
+        "block": block,
+        "ff_block": ff_block,
+        "lora_rank": options.lora_rank,
+    }
+
     def write(path: Path) -> None:
         config = config_of(model.config)
         found = choose_plans(
@@ -139,15 +182,14 @@ def recover(
     model: Any,
     architecture: Architecture,
     levels: Sequence[Level],
-    recovery: Recovery | None,
     data: RecoveryData | None,
+    options: ElastifyOptions,
     work: WorkFolder,
-    ray: str | None,
     report: Report,
     track: Track,
 ) -> AdaptedLevels:
     """The levels with their adapters, whose files and checkpoints lie in the work folder."""
-    if recovery is None or data is None:
+    if options.recovery is None or data is None:
         return AdaptedLevels(tuple(levels), {}, {})
     adapt = partial(
         adapt_levels,
@@ -155,12 +197,12 @@ def recover(
         architecture,
         levels,
         data,
-        recovery.options,
+        options.recovery.options,
         work.path,
         report=report,
         track=track,
     )
-    if ray is None:
+    if options.ray is None:
         return adapt()
-    with connect(ray) as cluster:
+    with connect(options.ray) as cluster:
         return adapt(train=cluster.recover_levels)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pliant.bundle.module_names import PROJECTION_MODULES, norm_modules
 from pliant.bundle.plan import LayerPlan, Plan
 from pliant.elastify.rope import llama3_factors
 from pliant.elastify.source import SourceConfig
@@ -18,15 +19,7 @@ from pliant.elastify.units import PROJECTIONS, Projection
 
 NamedTensor = tuple[str, torch.Tensor]
 
-GGUF_NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+GGUF_NAMES = {module: name for name, module in PROJECTION_MODULES.items()}
 _FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
 
 
@@ -35,7 +28,7 @@ def model_tensors(model: Any, config: SourceConfig, plan: Plan | None) -> Iterat
     yield "token_embd.weight", model.model.embed_tokens.weight
     if not config.tied_embeddings:
         yield "output.weight", model.lm_head.weight
-    yield "output_norm.weight", model.model.norm.weight.float() + config.source.norm_shift
+    yield "output_norm.weight", model.model.norm.weight.float() + config.family.norm_shift
     yield from _rope_factors(config)
     for index, block in enumerate(model.model.layers):
         layer = None if plan is None else plan.layers[index]
@@ -56,10 +49,10 @@ def interleave_rotary(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 def _layer_tensors(
     block: Any, config: SourceConfig, layer: LayerPlan | None
 ) -> Iterator[NamedTensor]:
-    for module, name in config.source.norms.items():
+    for name, module in norm_modules(config.family).items():
         if layer is None or layer.kv_heads or not name.startswith("attn"):
             weight = block.get_submodule(module).weight.float()
-            yield f"{name}.weight", weight + config.source.norm_shift
+            yield f"{name}.weight", weight + config.family.norm_shift
     for projection in PROJECTIONS:
         linear, name = block.get_submodule(projection.name), GGUF_NAMES[projection.name]
         weight = _rows(linear.weight, projection, config, layer)

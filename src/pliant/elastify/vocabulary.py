@@ -7,7 +7,7 @@ name, and SentencePiece-style BPE with byte fallback ("llama").
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,9 +53,13 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     if bpe.get("type", "BPE") != "BPE":
         raise ElastifyError(f"tokenizer model {bpe.get('type')!r} is not supported (only BPE)")
     is_sentencepiece = bool(bpe.get("byte_fallback"))
-    tokens, types = _tokens(spec, vocab_size, is_sentencepiece)
+    tokens, types = _tokens(folder, spec, vocab_size, is_sentencepiece)
+    if is_sentencepiece:
+        _check_bytes(folder, tokens)
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     bos, eos = (_identifier(folder, tokenizer, name) for name in ("bos", "eos"))
+    pad, unk = tokenizer.pad_token_id, tokenizer.unk_token_id
+    _check_ids(folder, {"bos": bos, "eos": eos, "pad": pad, "unk": unk}, vocab_size)
     sample = tokenizer("a")["input_ids"]
     return Vocabulary(
         model="llama" if is_sentencepiece else "gpt2",
@@ -66,8 +70,8 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         merges=() if is_sentencepiece else tuple(merges),
         bos=bos,
         eos=eos,
-        pad=tokenizer.pad_token_id,
-        unk=tokenizer.unk_token_id,
+        pad=pad,
+        unk=unk,
         add_bos=sample[0] == bos,
         add_eos=sample[-1] == eos,
         add_space_prefix=is_sentencepiece and _adds_space_prefix(spec),
@@ -85,6 +89,14 @@ def _identifier(folder: Path, tokenizer: Any, name: str) -> int | None:
     return None if found is None else int(found)
 
 
+def _check_ids(folder: Path, identifiers: Mapping[str, int | None], vocab_size: int) -> None:
+    for name, identifier in identifiers.items():
+        if identifier is not None and not 0 <= identifier < vocab_size:
+            raise ElastifyError(
+                f"{folder}: {name}_token_id is {identifier}, not one of the {vocab_size} tokens"
+            )
+
+
 def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
     """The content of tokenizer.json, converted from tokenizer.model where there is none."""
     path = folder / "tokenizer.json"
@@ -99,14 +111,17 @@ def _tokenizer_spec(folder: Path, tokenizer: Any) -> dict[str, Any]:
 
 
 def _tokens(
-    spec: dict[str, Any], vocab_size: int, is_sentencepiece: bool
+    folder: Path, spec: dict[str, Any], vocab_size: int, is_sentencepiece: bool
 ) -> tuple[list[str], list[int]]:
     tokens: list[str | None] = [None] * vocab_size
     types = [int(TokenType.UNUSED)] * vocab_size
 
     def put(index: int, text: str, kind: int) -> None:
         if not 0 <= index < vocab_size:
-            raise ElastifyError(f"token {text!r} has id {index}, the model {vocab_size} tokens")
+            raise ElastifyError(
+                f"{folder}: the tokenizer's token {text!r} has id {index}, but config.json says "
+                f"that vocab_size is {vocab_size}: they are not of the same model"
+            )
         tokens[index], types[index] = text, kind
 
     for text, index in spec["model"]["vocab"].items():
@@ -122,6 +137,15 @@ def _tokens(
 
 def _is_byte_token(text: str) -> bool:
     return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _check_bytes(folder: Path, tokens: Sequence[str]) -> None:
+    missing = {f"<0x{byte:02X}>" for byte in range(256)}.difference(tokens)
+    if missing:
+        raise ElastifyError(
+            f"the tokenizer in {folder} lacks {len(missing)} of the 256 byte tokens (it was made "
+            "without byte fallback); llama.cpp cannot tokenize all text without them"
+        )
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:

@@ -1,8 +1,9 @@
 """Log-probabilities of given continuations of one prompt, which is computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pliant.bundle import Level
 from pliant.engine.engine import MAX_BATCH, Engine
@@ -10,6 +11,9 @@ from pliant.engine.generate import prompt_spans
 from pliant.engine.sampling import Logits, log_softmax
 from pliant.engine.slots import SlotPool
 from pliant.engine.span import Span
+
+# Of a vocabulary each, whose probabilities are computed at a time.
+_ROWS = 16
 
 
 def score_continuations(
@@ -55,25 +59,44 @@ def _score_group(
         for slot, tokens in zip(slots, group, strict=False)
         if len(tokens) > 1
     ]
-    rows = log_softmax(_forward(engine, level, spans)) if spans else None
+    targets = [token for tokens in group for token in tokens[1:]]
+    later = log_probabilities(engine, level, spans, targets)
     scores = []
     used = 0
     for tokens in group:
-        total = float(first[tokens[0]])
-        if rows is not None:
-            later = np.arange(used, used + len(tokens) - 1)
-            total += float(rows[later, list(tokens[1:])].sum(dtype=np.float64))
-            used += len(tokens) - 1
+        count = len(tokens) - 1
+        total = float(first[tokens[0]]) + float(later[used : used + count].sum())
+        used += count
         scores.append(total / len(tokens))
     return scores
 
 
-def _forward(engine: Engine, level: Level, spans: Sequence[Span]) -> Logits:
+def log_probabilities(
+    engine: Engine, level: Level, spans: Sequence[Span], targets: Sequence[int]
+) -> NDArray[np.float64]:
+    """Natural log-probability of each of `targets` right after the token of `spans` (which want
+    all logits) in its place. Only a single span may be longer than MAX_BATCH."""
+    found = np.empty(len(targets))
+    done = 0
+    for batch in _batches(spans):
+        rows = engine.forward(level, batch)
+        for start in range(0, len(rows), _ROWS):
+            piece = log_softmax(rows[start : start + _ROWS])
+            chosen = targets[done : done + len(piece)]
+            found[done : done + len(piece)] = piece[np.arange(len(piece)), chosen]
+            done += len(piece)
+    return found
+
+
+def _batches(spans: Sequence[Span]) -> Iterator[Sequence[Span]]:
     """One batch, or one after another for a single span longer than that."""
     if sum(len(span.tokens) for span in spans) <= MAX_BATCH:
-        return engine.forward(level, spans)
+        if spans:
+            yield spans
+        return
     [span] = spans
-    return all_logits(engine, level, span.slot, span.tokens, span.start)
+    for at in range(0, len(span.tokens), MAX_BATCH):
+        yield [Span(span.slot, span.tokens[at : at + MAX_BATCH], span.start + at, "all")]
 
 
 def all_logits(

@@ -93,16 +93,19 @@ def _architecture_name(architecture: Architecture, level: Level) -> str:
         width = layers[0].heads * architecture.head_dim
         if architecture.name in _ALL_HEADS and width != architecture.hidden_size:
             raise PlanError(
-                f"level {level.ratio:g} drops attention heads; llama.cpp loads {architecture.name} "
-                "models only with all of them"
+                f"level {level.ratio:g} drops attention heads, and llama.cpp loads "
+                f"{architecture.name} models only with all of them: write it with --format hf"
             )
         return architecture.name
     per_layer = _PER_LAYER.get(architecture.name)
     if per_layer is None:
-        known = ", ".join(_PER_LAYER)
+        known, uniform = ", ".join(_PER_LAYER), ""
+        if architecture.name not in _ALL_HEADS:
+            uniform = ", or make the bundle with --plan uniform --anchors 0"
         raise PlanError(
             f"the layers of level {level.ratio:g} differ in size, and llama.cpp reads sizes per "
-            f"layer only for {known} models, not for {architecture.name}"
+            f"layer only for {known} models, not for {architecture.name}: write it with "
+            f"--format hf{uniform}"
         )
     return per_layer
 

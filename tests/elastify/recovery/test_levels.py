@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pliant.bundle import Adapter, Architecture, GgufFile, check
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.export import write_gguf
 from pliant.elastify.levels import choose_levels
 from pliant.elastify.recovery import recover
@@ -44,9 +44,10 @@ def test_levels_get_adapters_that_lower_the_loss(
 ) -> None:
     lines: list[str] = []
     asked = recovery(tmp_path)
+    options = ElastifyOptions(recovery=asked, **SMALL)
     out = tmp_path / "elastic"
     bundle = elastify(
-        source, out, calibration=calibration_file, recovery=asked, report=lines.append, **SMALL
+        source, out, calibration=calibration_file, options=options, report=lines.append
     )
     assert check(bundle) == []
     *small, full = bundle.levels
@@ -70,9 +71,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_bundle(
     source: Path, calibration_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = recovery(tmp_path)
-    whole = elastify(
-        source, tmp_path / "whole", calibration=calibration_file, recovery=asked, **SMALL
-    )
+    options = ElastifyOptions(recovery=asked, **SMALL)
+    whole = elastify(source, tmp_path / "whole", calibration=calibration_file, options=options)
     monkeypatch.setattr(recover, "CHECKPOINT_SECONDS", 0.0)
     update = Trainee.update
 
@@ -84,10 +84,10 @@ def test_a_killed_run_goes_on_and_gives_the_same_bundle(
     out = tmp_path / "cut"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Trainee, "update", killed_at_four)
-        elastify(source, out, calibration=calibration_file, recovery=asked, **SMALL)
+        elastify(source, out, calibration=calibration_file, options=options)
     assert not out.exists()
     assert len(list((tmp_path / ".cut.work" / "recovery").iterdir())) == 2
-    again = elastify(source, out, calibration=calibration_file, recovery=asked, **SMALL)
+    again = elastify(source, out, calibration=calibration_file, options=options)
     for level in whole.levels[:-1]:
         name = str(level.adapter)
         assert (whole.path / name).read_bytes() == (again.path / name).read_bytes()
@@ -125,6 +125,6 @@ def test_an_adapter_that_does_not_help_is_left_out(tmp_path: Path) -> None:
 
 
 def test_data_is_read_before_any_work(source: Path, calibration_file: Path, tmp_path: Path) -> None:
-    missing = Recovery(tmp_path / "nowhere.jsonl")
+    options = ElastifyOptions(recovery=Recovery(tmp_path / "nowhere.jsonl"))
     with pytest.raises(ElastifyError, match=r"nowhere\.jsonl cannot be read"):
-        elastify(source, tmp_path / "e", calibration=tmp_path / "no calibration", recovery=missing)
+        elastify(source, tmp_path / "e", calibration=tmp_path / "none", options=options)

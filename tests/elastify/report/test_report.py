@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pliant.bundle import check, open_bundle, write_bundle
-from pliant.elastify import elastify
+from pliant.elastify import ElastifyOptions, elastify
 from pliant.elastify.calibration import read_calibration
 from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from pliant.elastify.report.collect import NEURON_BINS
@@ -36,19 +35,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, lines in (("data.jsonl", rows), ("tasks.jsonl", questions)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / name).write_text(text, encoding="utf-8")
+    training = RecoveryOptions(rank=4, loss="lm", steps=STEPS, batch_tokens=128, learning_rate=1e-2)
     elastify(
         folder / "hf",
         folder / "bundle",
         calibration=folder / "calibration.txt",
-        quantization="F16",
-        targets=(0.6,),
-        windows=WINDOWS,
-        window_tokens=WINDOW_TOKENS,
-        recovery=Recovery(
-            folder / "data.jsonl",
-            RecoveryOptions(rank=4, loss="lm", steps=STEPS, batch_tokens=128, learning_rate=1e-2),
+        options=ElastifyOptions(
+            quantization="F16",
+            targets=(0.6,),
+            windows=WINDOWS,
+            window_tokens=WINDOW_TOKENS,
+            recovery=Recovery(folder / "data.jsonl", training),
+            tasks=folder / "tasks.jsonl",
         ),
-        tasks=folder / "tasks.jsonl",
     )
     return folder
 
@@ -119,9 +118,11 @@ def test_the_files_are_part_of_the_bundle(folder: Path) -> None:
 
 def test_tasks_are_read_before_any_work(folder: Path) -> None:
     (folder / "wrong.jsonl").write_text("{}\n")
-    options: Any = {"calibration": folder / "nowhere.txt", "tasks": folder / "wrong.jsonl"}
+    options = ElastifyOptions(tasks=folder / "wrong.jsonl")
     with pytest.raises(ElastifyError, match=r"wrong\.jsonl, line 1"):
-        elastify(folder / "hf", folder / "other", **options)
+        elastify(
+            folder / "hf", folder / "other", calibration=folder / "nowhere.txt", options=options
+        )
 
 
 def test_a_bundle_takes_no_other_documents(folder: Path) -> None:

@@ -18,13 +18,14 @@ from pliant.elastify.report.tasks import Question
 from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import Verification
 from pliant.elastify.windows import Windows
+from pliant.elastify.work import WorkFolder
 from pliant.errors import ElastifyError
 
 
 def make_report(
     name: str,
     bundle: Bundle,
-    folder: Path,
+    work: WorkFolder,
     *,
     provenance: Mapping[str, Any],
     scores: UnitScores,
@@ -35,12 +36,13 @@ def make_report(
     track: Track,
 ) -> dict[str, Path]:
     """Measures the levels of `bundle`, the draft of the bundle `name`, and writes its report into
-    `folder`. The rest is as `measure_levels` and `collect_report` take it; returns paths by name.
+    the work folder. The rest is as `measure_levels` and `collect_report` take it; returns paths by
+    name.
     """
-    measured = measure_levels(bundle, batches, questions, track)
+    measured = measure_levels(bundle, batches, questions, work, track)
     stopwatch.lap("perplexity and accuracy of the levels")
     report = collect_report(name, bundle, provenance, scores, verification, measured, stopwatch)
-    return write_report(report, folder)
+    return write_report(report, work.path)
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:
