@@ -57,7 +57,7 @@ def test_makes_a_sound_bundle(source: Path, calibration_file: Path, quantization
     assert told["quantization"] == quantization
     assert told["verification"]["reorder_difference"] <= 1e-4
     assert len(told["verification"]["levels"]) == len(bundle.levels)
-    assert told["importance"] == "activation"
+    assert told["importance"] == "taylor"
     assert set(told["plans"]["losses"]) == {"uniform", "global"}
     assert len(told["anchors"]) == 1
     assert len(told["losses_without_layer"]) == 5

@@ -32,8 +32,8 @@ def elastify(
         typer.Option(help="F16, Q8_0, Q6_K, Q5_K, Q4_K or Q4_0.", show_default="Q8_0"),
     ] = None,
     importance: Annotated[
-        Literal["activation", "taylor", "fisher"] | None,
-        typer.Option(help="What orders a layer's units.", show_default="activation"),
+        Literal["taylor", "fisher", "activation"] | None,
+        typer.Option(help="What orders a layer's units.", show_default="taylor"),
     ] = None,
     plan: Annotated[
         Literal["best", "uniform", "global"] | None,

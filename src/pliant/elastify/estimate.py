@@ -12,9 +12,8 @@ import torch
 
 from pliant.bundle import Architecture, GgufFile, Level, Plan
 from pliant.elastify.allocation import STAGE
-from pliant.elastify.analysis import ANCHOR_TOKENS
+from pliant.elastify.analysis import ANCHOR_TOKENS, IMPORTANCE_TOKENS
 from pliant.elastify.anchors import default_anchor_count
-from pliant.elastify.importance import DEFAULT_IMPORTANCE
 from pliant.elastify.inputs import Source, check_source
 from pliant.elastify.levels import choose_levels
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
@@ -140,7 +139,7 @@ def _seconds(
 ) -> dict[str, float]:
     tokens = options.windows * min(options.window_tokens, architecture.context_length)
     seconds = _passes_seconds(source, architecture, options.quantization, tokens, sample)
-    if options.importance == DEFAULT_IMPORTANCE:
+    if options.importance == "activation":
         del seconds["importance of units"]
     passed = min(PLAN_TOKENS, tokens)
     seconds["widths of layers"] = _plan_seconds(architecture, options.plan, levels, passed)
@@ -163,7 +162,7 @@ def _passes_seconds(
     steps = {
         "activations": tokens * (layers + head),
         "anchor layers": some * (layers * (1 + count / 2) + head * (1 + count)),
-        "importance of units": tokens * (4 * layers + 2 * head),
+        "importance of units": min(tokens, IMPORTANCE_TOKENS) * (4 * layers + 2 * head),
         "verification": sample * (layers + head) * 10,
     }
     rate = _multiply_adds_per_second(architecture)

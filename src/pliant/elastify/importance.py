@@ -33,7 +33,7 @@ from pliant.elastify.windows import Windows, joined
 from pliant.errors import ElastifyError
 
 Batches = Sequence[Windows]
-DEFAULT_IMPORTANCE = "activation"
+DEFAULT_IMPORTANCE = "taylor"
 
 
 class Estimate(Protocol):
