@@ -89,6 +89,12 @@ def elastify(
     recovery_steps: Annotated[
         int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
     ] = None,
+    recovery_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate; lower it for thoroughly trained models.", show_default="2e-3"
+        ),
+    ] = None,
     tasks: Annotated[
         Path | None,
         typer.Option(
@@ -132,7 +138,10 @@ def elastify(
         device=device,
         tasks=tasks,
         ray=ray,
-        recovery=_recovery(data, _given(rank=rank, loss=loss, steps=recovery_steps)),
+        recovery=_recovery(
+            data,
+            _given(rank=rank, loss=loss, steps=recovery_steps, learning_rate=recovery_rate),
+        ),
     )
     chosen = ElastifyOptions(**options)
     folder = _local(model)
@@ -161,8 +170,8 @@ def _recovery(data: Path | None, training: Mapping[str, Any]) -> Any:
     if data is None:
         if training:
             raise ElastifyError(
-                "--rank, --loss and --recovery-steps are about recovery: add --recover or "
-                "--recovery-data FILE"
+                "--rank, --loss, --recovery-steps and --recovery-rate are about recovery: add "
+                "--recover or --recovery-data FILE"
             )
         return None
     from pliant.elastify.recovery.options import Recovery, RecoveryOptions
