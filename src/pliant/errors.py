@@ -18,6 +18,7 @@ PliantError                     something pliant can explain in one sentence
 │   └── TensorError             a shape or type that ggml would abort on
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
+├── LabelError                  a file of labels, tasks or text pairs cannot be used
 └── MissingExtraError           an optional dependency is not installed
 """
 
@@ -108,6 +109,10 @@ class HubError(PliantError):
 
 class ElastifyError(PliantError):
     code = "elastify_error"
+
+
+class LabelError(PliantError):
+    code = "label_error"
 
 
 class MissingExtraError(PliantError):
