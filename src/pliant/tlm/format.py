@@ -143,9 +143,7 @@ def _head(name: str, d: int, rows: int) -> Iterator[tuple[str, tuple[int, ...], 
 
 
 def _config(gguf: GgufFile, keys: Keys) -> TlmConfig:
-    fields: dict[str, object] = {
-        name: keys.size(keys.name(key)) for name, key in SIZE_KEYS.items()
-    }
+    fields: dict[str, object] = {name: keys.size(keys.name(key)) for name, key in SIZE_KEYS.items()}
     fields |= {name: keys.count(keys.name(key)) for name, key in TOKEN_KEYS.items()}
     fields |= {name: _ladder(gguf, keys, keys.name(key)) for name, key in LADDER_KEYS.items()}
     fields |= {name: keys.text(keys.name(key)) for name, key in TEXT_KEYS.items()}
@@ -187,7 +185,6 @@ def _check_tensors(gguf: GgufFile, config: TlmConfig) -> None:
     for name, (shape, is_matrix) in expected.items():
         found = gguf.tensors[name]
         types = MATRIX_TYPES if is_matrix else (GgmlType.F32,)
-        # A vector may be stored with trailing ones.
         if found.shape != shape or found.type not in types:
             raise CorruptFileError(
                 f"{gguf.path}: tensor {name!r} is {found.type.name} of shape {found.shape}; "
