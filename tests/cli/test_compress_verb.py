@@ -1,14 +1,22 @@
-"""`pliant compress`, without a tiny language model: what needs no scores, and what is refused."""
+"""`pliant compress`."""
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pliant.cli import main
+from support.bundle_with_tlm import make_bundle_with_tlm
 
 KEPT = "`code` 12 NASA"
+TEXT = "the cat sat on the mat and then it ran away from all of us\nwho saw it?"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_bundle_with_tlm(tmp_path_factory.mktemp("tlm") / "tiny").path)
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +30,46 @@ def test_what_is_protected_is_printed_as_it_is(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr()
     assert shown.out == f"{KEPT}\n"
     assert shown.err.endswith("ratio 1.00, asked for 0.5\n")
+
+
+def test_shortens_with_the_bundles_tlm(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", TEXT, "--bundle", bundle, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == "".join(TEXT[start:end] for start, end in found["kept"])
+    assert 0.3 < found["ratio"] <= 0.5
+    assert main(["compress", TEXT, "--bundle", bundle]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == found["text"] + "\n"
+    before, after = found["num_original_tokens"], found["num_tokens"]
+    assert shown.err.startswith(f"{before} tokens before, {after} after: ratio 0.")
+
+
+def test_on_a_terminal_what_went_is_struck_through(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert main(["compress", TEXT, "--bundle", bundle]) == 0
+    shown = capsys.readouterr().out
+    dropped = re.findall(r"\x1b\[2;9m(.*?)\x1b\[0m", shown, re.DOTALL)
+    assert re.sub(r"\x1b\[[\d;]*m", "", shown) == TEXT + "\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["compress", TEXT, "--bundle", bundle]) == 0
+    plain = capsys.readouterr().out
+    assert len(plain) == len(TEXT) + 1 - len("".join(dropped))
+    assert plain.endswith("\nwho saw it?\n")
+
+
+def test_the_system_message_goes_only_when_it_may(
+    bundle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = "be short and kind and never say more than you must"
+    command = ["compress", "who?", "--system", system, "--bundle", bundle, "--ratio", "0.6"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{system}\nwho?\n"
+    assert main([*command, "--system-too"]) == 0
+    assert len(capsys.readouterr().out) < len(system)
 
 
 @pytest.mark.parametrize("arguments", [["-"], []])
