@@ -1,0 +1,64 @@
+"""What was decided for a request, and what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pliant.slo.grid import Strategy, Work
+from pliant.slo.limits import Limits
+from pliant.slo.reader import Reading
+
+if TYPE_CHECKING:
+    from pliant.engine.generate import Generation
+    from pliant.engine.model import Prompt
+
+Policy = Literal["best_effort", "strict"]
+"""When nothing is feasible: answer with the closest, flagged, or raise SloUnreachableError."""
+
+Compression = Literal["auto", "off"] | float
+"""`auto`: as the decision head thinks best; `off`: the whole prompt; or a prompt ratio (0..1]."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a request will be run at, and how that was decided.
+
+    `prompt` is what is left of it, `tokens` what it is computed as; `candidates` the grid that
+    was looked at and `reading` what the heads said (None: not asked). Milliseconds: `decide_ms`
+    from arrival to here, of which the TLM's heads took `read_ms` and shortening `compress_ms`.
+    """
+
+    strategy: Strategy
+    prompt: "Prompt"
+    tokens: Sequence[int]
+    candidates: tuple[Strategy, ...]
+    reading: Reading | None
+    limits: Limits
+    why: str
+    work: Work
+    decide_ms: float
+    read_ms: float
+    compress_ms: float
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the answer, so that it fits the context."""
+        return self.work.max_tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer; `ttft_ms` counts from arrival: deciding and shortening are part of it."""
+
+    generation: "Generation"
+    decision: Decision
+    ttft_ms: float
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """None for an answer of fewer than two tokens."""
+        return self.generation.tpot_ms
+
+    @property
+    def is_slo_met(self) -> bool:
+        return self.decision.limits.met_by(self.ttft_ms, self.tpot_ms)

@@ -1,0 +1,237 @@
+"""`Orchestrator`: from a prompt and an SLO to a level and a shortened prompt, and what is learnt.
+
+Knows neither files nor the terminal; opening one for a bundle is `opening`.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pliant.errors import BundleError, RequestError, SloError
+from pliant.slo.choice import choose_by_reading, choose_by_rule, closest, unreachable
+from pliant.slo.decision import Answer, Compression, Decision, Policy
+from pliant.slo.grid import State, Strategy, Work, make_grid
+from pliant.slo.latency import RATIO_TOLERANCE
+from pliant.slo.limits import Limits, resolve
+from pliant.slo.online import OnlineLatency
+from pliant.slo.reader import KnownScores, NoScores, Reader, Reading
+from pliant.slo.slo import Slo
+from pliant.tlm.compress import compress_prompt, prompt_text
+from pliant.tlm.protect import STRUCTURE, Protect
+
+if TYPE_CHECKING:
+    from pliant.engine.generate import CancelSignal, Chunk, Generation
+    from pliant.engine.model import ElasticModel, Prompt
+    from pliant.engine.sampling import SamplingParams
+
+Grid = tuple[Strategy, ...]
+
+_WHOLE = (1.0,)
+
+
+class Orchestrator:
+    """Decides for each request, and learns from what it then took. Thread-safe as the model is.
+
+    `protect` says which parts of a prompt are never dropped.
+    """
+
+    def __init__(
+        self,
+        model: "ElasticModel",
+        latency: OnlineLatency,
+        tlm: Reader | None = None,
+        *,
+        protect: Protect = STRUCTURE,
+    ) -> None:
+        """Without a `tlm` prompts stay whole. Raises BundleError for one of other levels."""
+        self.model = model
+        self.latency = latency
+        self.tlm = tlm
+        self._protect = protect
+        self._levels = tuple(level.ratio for level in model.levels)
+        if tlm is not None and not _are_equal(tlm.levels, self._levels):
+            raise BundleError(
+                f"the TLM decides among levels {_listed(tlm.levels)}, but the model has "
+                f"{_listed(self._levels)}: train it for this bundle"
+            )
+
+    def decide(
+        self,
+        prompt: "Prompt",
+        slo: Slo,
+        *,
+        max_tokens: int,
+        state: State = State(),
+        policy: Policy = "best_effort",
+        compression: Compression = "auto",
+    ) -> Decision:
+        """The level and the shortened prompt for an answer of up to `max_tokens`.
+
+        Among the strategies that are predicted to meet both sides of the SLO with a margin, the
+        one that the TLM's decision head takes for likeliest; without a TLM, and where there is
+        no time to ask it, the largest level. Raises RequestError and its kin for a prompt that
+        the model cannot take, SloUnreachableError under the policy `strict`.
+        """
+        clock = _Stopwatch()
+        tokens = self.model.encode_prompt(prompt)
+        work = self._work(len(tokens), max_tokens, state)
+        limits = self._limits(work, slo)
+        ratios = self._prompt_ratios(prompt, compression, limits)
+        work, candidates = self._candidates(prompt, work, ratios, limits)
+        if policy == "strict" and not any(s.feasible for s in candidates):
+            raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
+        with clock.timing("read"):
+            reading = self._read(prompt, limits) if work.is_read else None
+        strategy, why = self._pick(candidates, reading, limits)
+        with clock.timing("compress"):
+            shortened = self._shorten(prompt, strategy, reading) or (prompt, tokens)
+        return Decision(
+            strategy, *shortened, candidates, reading, limits, why, work, **clock.times_ms()
+        )
+
+    def observe(self, decision: Decision, generation: "Generation") -> None:
+        """Learn from what the decision's request took.
+
+        `generation.ttft_ms` counts from where the model began with it, after queue and restore.
+        """
+        if generation.finish_reason == "cancelled" and not generation.tokens:
+            return
+        work, level, base = decision.work, generation.level, self.latency.base
+        num_tokens = len(decision.tokens)
+        expected_ms = work.ttft_ms(base, level, num_tokens)
+        self.latency.observe_ttft(level, expected_ms, decision.decide_ms + generation.ttft_ms)
+        if generation.tpot_ms is not None:
+            kv_tokens = work.state.context_tokens + num_tokens + len(generation.tokens) // 2
+            expected_ms = base.predict_tpot(level, kv_tokens)
+            self.latency.observe_tpot(level, expected_ms, generation.tpot_ms)
+
+    def stream(
+        self,
+        prompt: "Prompt",
+        slo: Slo,
+        *,
+        max_tokens: int,
+        policy: Policy = "best_effort",
+        compression: Compression = "auto",
+        sampling: "SamplingParams | None" = None,
+        stop: Sequence[str] = (),
+        cancel: "CancelSignal | None" = None,
+    ) -> "AnswerStream":
+        """Decide, and answer as `ElasticModel.stream` does; what it took is learned at the end.
+
+        Raises as `decide` does, before the first chunk is asked for.
+        """
+        decision = self.decide(
+            prompt, slo, max_tokens=max_tokens, policy=policy, compression=compression
+        )
+        chunks = self.model.stream(
+            decision.tokens,
+            level=decision.strategy.level,
+            max_tokens=decision.max_tokens,
+            sampling=sampling,
+            stop=stop,
+            cancel=cancel,
+        )
+        return AnswerStream(self, decision, chunks)
+
+    def _work(self, num_tokens: int, max_tokens: int, state: State) -> Work:
+        room = self.model.room_after(state.context_tokens + num_tokens)
+        return Work(num_tokens, min(max_tokens, room), state=state)
+
+    def _limits(self, work: Work, slo: Slo) -> Limits:
+        start = work.state.context_tokens
+        return resolve(self.latency.base, work.prompt_tokens, slo, work.max_tokens, start=start)
+
+    def _prompt_ratios(
+        self, prompt: "Prompt", compression: Compression, limits: Limits
+    ) -> tuple[float, ...]:
+        """Those to choose among; one of 1.0 alone leaves nothing for the TLM to do."""
+        is_auto, can_shorten = compression == "auto", self.tlm is not None and _is_text(prompt)
+        if isinstance(compression, float | int) and compression < 1 and not can_shorten:
+            why = "the bundle has no TLM" if self.tlm is None else "it is given as token ids"
+            raise RequestError(f"the prompt cannot be shortened: {why}")
+        if not is_auto:
+            return _WHOLE if compression == "off" else (float(compression),)
+        if self.tlm is None or not can_shorten or limits.are_none:
+            return _WHOLE
+        return self.tlm.prompt_ratios
+
+    def _candidates(
+        self, prompt: "Prompt", work: Work, ratios: tuple[float, ...], limits: Limits
+    ) -> tuple[Work, Grid]:
+        """With the TLM's time in them, unless only without it there is any that is feasible."""
+        whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
+        if ratios == _WHOLE:
+            return work, whole
+        read = replace(work, is_read=True, min_tokens=self._floor(prompt, min(ratios)))
+        grid = make_grid(self.latency, read, self._levels, ratios, limits)
+        is_better = any(s.feasible for s in whole) and not any(s.feasible for s in grid)
+        return (work, whole) if is_better and 1.0 in ratios else (read, grid)
+
+    def _floor(self, prompt: "Prompt", ratio: float) -> int:
+        """Tokens of the prompt when all is dropped that may be, down to `ratio`."""
+        least = compress_prompt(
+            _text(prompt), ratio, model=self.model, protect=self._protect, scorer=NoScores()
+        )
+        return least.num_tokens
+
+    def _read(self, prompt: "Prompt", limits: Limits) -> Reading | None:
+        assert self.tlm is not None
+        return self.tlm.read(prompt_text(_text(prompt)), limits.ttft_share, limits.tpot_share)
+
+    def _pick(
+        self, candidates: Grid, reading: Reading | None, limits: Limits
+    ) -> tuple[Strategy, str]:
+        feasible = tuple(s for s in candidates if s.feasible)
+        pool = feasible or closest(candidates)
+        what = f"{len(pool)} {'feasible' if feasible else 'closest'} of {len(candidates)}"
+        if not feasible:
+            what += "; nothing is predicted to meet the SLO"
+        if reading is not None and self.tlm is not None:
+            strategy, share = choose_by_reading(pool, self.tlm, reading)
+            return strategy, f"the decision head's likeliest ({share:.0%}) of the {what}"
+        if limits.are_none:
+            return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
+        return choose_by_rule(pool), f"the largest level of the {what}"
+
+    def _shorten(
+        self, prompt: "Prompt", strategy: Strategy, reading: Reading | None
+    ) -> "tuple[Prompt, Sequence[int]] | None":
+        """The prompt at the strategy's ratio and its tokens; None if it stays whole."""
+        if reading is None or strategy.prompt_ratio >= 1:
+            return None
+        short = compress_prompt(
+            _text(prompt),
+            strategy.prompt_ratio,
+            model=self.model,
+            protect=self._protect,
+            scorer=KnownScores(reading),
+        )
+        return short.prompt, self.model.encode_prompt(short.prompt)
+
+
+class AnswerStream(Iterator["Chunk"]):
+    """The chunks of an answer; `answer` is there after the last one."""
+
+    def __init__(
+        self, orchestrator: Orchestrator, decision: Decision, chunks: "Generator[Chunk, None, None]"
+    ) -> None:
+        self.decision = decision
+        self.answer: Answer | None = None
+        self._orchestrator = orchestrator
+        self._chunks = chunks
+
+    def __next__(self) -> "Chunk":
+        chunk = next(self._chunks)
+        if chunk.generation is not None:
+            ttft_ms = self.decision.decide_ms + chunk.generation.ttft_ms
+            self.answer = Answer(chunk.generation, self.decision, ttft_ms)
+            self._orchestrator.observe(self.decision, chunk.generation)
+        return chunk
+
+    def close(self) -> None:
+        """Cancel the answer between tokens."""
+        self._chunks.close()
+

@@ -1,0 +1,54 @@
+"""What the orchestrator needs of a tiny language model; knows none itself."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pliant.tlm.scores import TokenScore
+
+
+class Reading(Protocol):
+    """One pass of both heads over a prompt, given its SLO."""
+
+    @property
+    def tokens(self) -> tuple[TokenScore, ...]:
+        """Of the text that was read."""
+
+    @property
+    def prompt_ratios(self) -> tuple[float, ...]:
+        """A probability for each of `Reader.prompt_ratios`."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """A probability for each of `Reader.levels`."""
+
+
+class Reader(Protocol):
+    """Such as `pliant.tlm.model.TinyModel`."""
+
+    @property
+    def prompt_ratios(self) -> tuple[float, ...]:
+        """Ascending, the last is 1.0."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The bundle's levels, ascending."""
+
+    def read(self, text: str, ttft: float | None = None, tpot: float | None = None) -> Reading:
+        """`ttft` and `tpot` are shares (0..1] of the full model's; None sets no limit."""
+
+
+class KnownScores:
+    """A scorer of the one text that was read already."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._tokens = reading.tokens
+
+    def scores(self, texts: Sequence[str]) -> list[list[TokenScore]]:
+        return [list(self._tokens) for _ in texts]
+
+
+class NoScores:
+    """Everything is worth the same: for how short a prompt can become."""
+
+    def scores(self, texts: Sequence[str]) -> list[list[TokenScore]]:
+        return [[] for _ in texts]
