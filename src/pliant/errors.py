@@ -19,6 +19,8 @@ PliantError                     something pliant can explain in one sentence
 │   └── TensorError             a shape or type that ggml would abort on
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
+├── LabelError                  a file of labels, tasks or text pairs cannot be used
+├── TrainingError               the tiny language model cannot be built or trained as asked
 └── MissingExtraError           an optional dependency is not installed
 """
 
@@ -121,6 +123,14 @@ class HubError(PliantError):
 
 class ElastifyError(PliantError):
     code = "elastify_error"
+
+
+class LabelError(PliantError):
+    code = "label_error"
+
+
+class TrainingError(PliantError):
+    code = "training_error"
 
 
 class MissingExtraError(PliantError):
