@@ -7,8 +7,9 @@ from pliant.errors import SloUnreachableError
 from pliant.slo.grid import Strategy
 from pliant.slo.limits import Limits
 from pliant.slo.online import Margins
-from pliant.slo.reader import Reader, Reading
+from pliant.slo.reader import Reader
 from pliant.slo.slo import Slo
+from pliant.tlm.model import Reading
 
 CLOSE = 1.05
 """Where nothing is feasible, what misses by at most 5% more than the closest is as close."""

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pliant.slo.grid import Strategy, Work
 from pliant.slo.limits import Limits
-from pliant.slo.reader import Reading
+from pliant.tlm.model import Reading
 
 if TYPE_CHECKING:
-    from pliant.engine.generate import Generation
     from pliant.engine.model import Prompt
 
 Policy = Literal["best_effort", "strict"]
@@ -44,21 +43,3 @@ class Decision:
     def max_tokens(self) -> int:
         """Of the answer, so that it fits the context."""
         return self.work.max_tokens
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A finished answer; `ttft_ms` counts from arrival: deciding and shortening are part of it."""
-
-    generation: "Generation"
-    decision: Decision
-    ttft_ms: float
-
-    @property
-    def tpot_ms(self) -> float | None:
-        """None for an answer of fewer than two tokens."""
-        return self.generation.tpot_ms
-
-    @property
-    def is_slo_met(self) -> bool:
-        return self.decision.limits.met_by(self.ttft_ms, self.tpot_ms)

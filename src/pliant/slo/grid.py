@@ -35,6 +35,10 @@ class State:
         return self.queue_ms + restore_ms
 
 
+IDLE = State()
+"""A new context, and nothing to wait for."""
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A level and a share of the prompt, with the latencies predicted for them.
@@ -65,7 +69,7 @@ class Work:
     max_tokens: int
     min_tokens: int = 0
     is_read: bool = False
-    state: State = State()
+    state: State = IDLE
 
     def tokens_at(self, prompt_ratio: float) -> int:
         """Tokens of the prompt shortened to this ratio, as far as it can be."""

@@ -3,26 +3,28 @@
 Knows neither files nor the terminal; opening one for a bundle is `opening`.
 """
 
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pliant.errors import BundleError, RequestError, SloError
+from pliant.errors import BundleError, RequestError
+from pliant.slo.answer import AnswerStream
 from pliant.slo.choice import choose_by_reading, choose_by_rule, closest, unreachable
-from pliant.slo.decision import Answer, Compression, Decision, Policy
-from pliant.slo.grid import State, Strategy, Work, make_grid
+from pliant.slo.decision import Compression, Decision, Policy
+from pliant.slo.grid import IDLE, State, Strategy, Work, make_grid
 from pliant.slo.latency import RATIO_TOLERANCE
 from pliant.slo.limits import Limits, resolve
 from pliant.slo.online import OnlineLatency
-from pliant.slo.reader import KnownScores, NoScores, Reader, Reading
+from pliant.slo.reader import Reader
+from pliant.slo.shortening import Shortener, is_text, text_of
 from pliant.slo.slo import Slo
-from pliant.tlm.compress import compress_prompt, prompt_text
+from pliant.slo.stopwatch import Stopwatch
+from pliant.tlm.model import Reading
 from pliant.tlm.protect import STRUCTURE, Protect
 
 if TYPE_CHECKING:
-    from pliant.engine.generate import CancelSignal, Chunk, Generation
+    from pliant.engine.generate import CancelSignal, Generation
     from pliant.engine.model import ElasticModel, Prompt
     from pliant.engine.sampling import SamplingParams
 
@@ -49,13 +51,23 @@ class Orchestrator:
         self.model = model
         self.latency = latency
         self.tlm = tlm
-        self._protect = protect
+        self._shortener = Shortener(model, protect)
         self._levels = tuple(level.ratio for level in model.levels)
-        if tlm is not None and not _are_equal(tlm.levels, self._levels):
-            raise BundleError(
-                f"the TLM decides among levels {_listed(tlm.levels)}, but the model has "
-                f"{_listed(self._levels)}: train it for this bundle"
-            )
+        if tlm is not None:
+            _check_levels(tlm, self._levels)
+
+    def close(self) -> None:
+        """Free the TLM; the model is the caller's. Idempotent."""
+        if self.tlm is not None:
+            self.tlm.close()
+
+    def __enter__(self) -> "Orchestrator":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.close()
 
     def decide(
         self,
@@ -63,7 +75,7 @@ class Orchestrator:
         slo: Slo,
         *,
         max_tokens: int,
-        state: State = State(),
+        state: State = IDLE,
         policy: Policy = "best_effort",
         compression: Compression = "auto",
     ) -> Decision:
@@ -74,7 +86,8 @@ class Orchestrator:
         no time to ask it, the largest level. Raises RequestError and its kin for a prompt that
         the model cannot take, SloUnreachableError under the policy `strict`.
         """
-        clock = _Stopwatch()
+        watch = Stopwatch()
+        _check_compression(compression)
         tokens = self.model.encode_prompt(prompt)
         work = self._work(len(tokens), max_tokens, state)
         limits = self._limits(work, slo)
@@ -82,13 +95,22 @@ class Orchestrator:
         work, candidates = self._candidates(prompt, work, ratios, limits)
         if policy == "strict" and not any(s.feasible for s in candidates):
             raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
-        with clock.timing("read"):
+        with watch.timing("read"):
             reading = self._read(prompt, limits) if work.is_read else None
         strategy, why = self._pick(candidates, reading, limits)
-        with clock.timing("compress"):
-            shortened = self._shorten(prompt, strategy, reading) or (prompt, tokens)
+        with watch.timing("compress"):
+            shortened = self._shorten(prompt, tokens, strategy, reading)
         return Decision(
-            strategy, *shortened, candidates, reading, limits, why, work, **clock.times_ms()
+            strategy,
+            *shortened,
+            candidates,
+            reading,
+            limits,
+            why,
+            work,
+            watch.total_ms(),
+            read_ms=watch.ms("read"),
+            compress_ms=watch.ms("compress"),
         )
 
     def observe(self, decision: Decision, generation: "Generation") -> None:
@@ -118,7 +140,7 @@ class Orchestrator:
         sampling: "SamplingParams | None" = None,
         stop: Sequence[str] = (),
         cancel: "CancelSignal | None" = None,
-    ) -> "AnswerStream":
+    ) -> AnswerStream:
         """Decide, and answer as `ElasticModel.stream` does; what it took is learned at the end.
 
         Raises as `decide` does, before the first chunk is asked for.
@@ -134,7 +156,7 @@ class Orchestrator:
             stop=stop,
             cancel=cancel,
         )
-        return AnswerStream(self, decision, chunks)
+        return AnswerStream(decision, chunks, self.observe)
 
     def _work(self, num_tokens: int, max_tokens: int, state: State) -> Work:
         room = self.model.room_after(state.context_tokens + num_tokens)
@@ -148,7 +170,7 @@ class Orchestrator:
         self, prompt: "Prompt", compression: Compression, limits: Limits
     ) -> tuple[float, ...]:
         """Those to choose among; one of 1.0 alone leaves nothing for the TLM to do."""
-        is_auto, can_shorten = compression == "auto", self.tlm is not None and _is_text(prompt)
+        is_auto, can_shorten = compression == "auto", self.tlm is not None and is_text(prompt)
         if isinstance(compression, float | int) and compression < 1 and not can_shorten:
             why = "the bundle has no TLM" if self.tlm is None else "it is given as token ids"
             raise RequestError(f"the prompt cannot be shortened: {why}")
@@ -165,21 +187,14 @@ class Orchestrator:
         whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
         if ratios == _WHOLE:
             return work, whole
-        read = replace(work, is_read=True, min_tokens=self._floor(prompt, min(ratios)))
+        read = replace(work, is_read=True, min_tokens=self._shortener.floor(prompt, min(ratios)))
         grid = make_grid(self.latency, read, self._levels, ratios, limits)
         is_better = any(s.feasible for s in whole) and not any(s.feasible for s in grid)
         return (work, whole) if is_better and 1.0 in ratios else (read, grid)
 
-    def _floor(self, prompt: "Prompt", ratio: float) -> int:
-        """Tokens of the prompt when all is dropped that may be, down to `ratio`."""
-        least = compress_prompt(
-            _text(prompt), ratio, model=self.model, protect=self._protect, scorer=NoScores()
-        )
-        return least.num_tokens
-
     def _read(self, prompt: "Prompt", limits: Limits) -> Reading | None:
         assert self.tlm is not None
-        return self.tlm.read(prompt_text(_text(prompt)), limits.ttft_share, limits.tpot_share)
+        return self.tlm.read(text_of(prompt), limits.ttft_share, limits.tpot_share)
 
     def _pick(
         self, candidates: Grid, reading: Reading | None, limits: Limits
@@ -197,41 +212,30 @@ class Orchestrator:
         return choose_by_rule(pool), f"the largest level of the {what}"
 
     def _shorten(
-        self, prompt: "Prompt", strategy: Strategy, reading: Reading | None
-    ) -> "tuple[Prompt, Sequence[int]] | None":
-        """The prompt at the strategy's ratio and its tokens; None if it stays whole."""
+        self, prompt: "Prompt", tokens: Sequence[int], strategy: Strategy, reading: Reading | None
+    ) -> "tuple[Prompt, Sequence[int]]":
+        """The prompt at the strategy's ratio, and its tokens."""
         if reading is None or strategy.prompt_ratio >= 1:
-            return None
-        short = compress_prompt(
-            _text(prompt),
-            strategy.prompt_ratio,
-            model=self.model,
-            protect=self._protect,
-            scorer=KnownScores(reading),
+            return prompt, tokens
+        return self._shortener.shorten(prompt, strategy.prompt_ratio, reading)
+
+
+def _check_levels(tlm: Reader, levels: Sequence[float]) -> None:
+    are_equal = len(tlm.levels) == len(levels) and all(
+        abs(a - b) <= RATIO_TOLERANCE for a, b in zip(tlm.levels, levels, strict=True)
+    )
+    if not are_equal:
+        theirs, ours = (", ".join(f"{ratio:g}" for ratio in r) for r in (tlm.levels, levels))
+        raise BundleError(
+            f"the TLM decides among levels {theirs}, but the model has {ours}: "
+            "train it for this bundle"
         )
-        return short.prompt, self.model.encode_prompt(short.prompt)
 
 
-class AnswerStream(Iterator["Chunk"]):
-    """The chunks of an answer; `answer` is there after the last one."""
-
-    def __init__(
-        self, orchestrator: Orchestrator, decision: Decision, chunks: "Generator[Chunk, None, None]"
-    ) -> None:
-        self.decision = decision
-        self.answer: Answer | None = None
-        self._orchestrator = orchestrator
-        self._chunks = chunks
-
-    def __next__(self) -> "Chunk":
-        chunk = next(self._chunks)
-        if chunk.generation is not None:
-            ttft_ms = self.decision.decide_ms + chunk.generation.ttft_ms
-            self.answer = Answer(chunk.generation, self.decision, ttft_ms)
-            self._orchestrator.observe(self.decision, chunk.generation)
-        return chunk
-
-    def close(self) -> None:
-        """Cancel the answer between tokens."""
-        self._chunks.close()
-
+def _check_compression(compression: Compression) -> None:
+    is_ratio = isinstance(compression, int | float) and not isinstance(compression, bool)
+    if not (compression in ("auto", "off") or (is_ratio and 0 < float(compression) <= 1)):
+        raise RequestError(
+            f"compression is {compression!r}; allowed: auto, off, or a prompt ratio above 0 and "
+            "at most 1"
+        )

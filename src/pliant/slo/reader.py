@@ -1,25 +1,10 @@
-"""What the orchestrator needs of a tiny language model; knows none itself."""
+"""What the orchestrator needs of a tiny language model, and scorers for its compression."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from pliant.tlm.model import Reading
 from pliant.tlm.scores import TokenScore
-
-
-class Reading(Protocol):
-    """One pass of both heads over a prompt, given its SLO."""
-
-    @property
-    def tokens(self) -> tuple[TokenScore, ...]:
-        """Of the text that was read."""
-
-    @property
-    def prompt_ratios(self) -> tuple[float, ...]:
-        """A probability for each of `Reader.prompt_ratios`."""
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """A probability for each of `Reader.levels`."""
 
 
 class Reader(Protocol):
@@ -35,6 +20,8 @@ class Reader(Protocol):
 
     def read(self, text: str, ttft: float | None = None, tpot: float | None = None) -> Reading:
         """`ttft` and `tpot` are shares (0..1] of the full model's; None sets no limit."""
+
+    def close(self) -> None: ...
 
 
 class KnownScores:
