@@ -40,6 +40,11 @@ class Decision:
     compress_ms: float
 
     @property
+    def prompt_ratio(self) -> float:
+        """What is left of the prompt's tokens; above the strategy's where parts are protected."""
+        return len(self.tokens) / self.work.prompt_tokens
+
+    @property
     def max_tokens(self) -> int:
         """Of the answer, so that it fits the context."""
         return self.work.max_tokens

@@ -6,10 +6,10 @@ Knows neither files nor the terminal; opening one for a bundle is `opening`.
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pliant.errors import BundleError, RequestError
-from pliant.slo.answer import AnswerStream
+from pliant.slo.answer import Answer, AnswerStream
 from pliant.slo.choice import choose_by_reading, choose_by_rule, closest, unreachable
 from pliant.slo.decision import Compression, Decision, Policy
 from pliant.slo.grid import IDLE, State, Strategy, Work, make_grid
@@ -157,6 +157,14 @@ class Orchestrator:
             cancel=cancel,
         )
         return AnswerStream(decision, chunks, self.observe)
+
+    def answer(self, prompt: "Prompt", slo: Slo, *, max_tokens: int, **options: Any) -> Answer:
+        """As `stream`, with its options, all at once."""
+        chunks = self.stream(prompt, slo, max_tokens=max_tokens, **options)
+        for _ in chunks:
+            pass
+        assert chunks.answer is not None
+        return chunks.answer
 
     def _work(self, num_tokens: int, max_tokens: int, state: State) -> Work:
         room = self.model.room_after(state.context_tokens + num_tokens)
