@@ -14,9 +14,9 @@ from pliant.engine.model import DEFAULT_BUNDLE, ElasticModel
 from pliant.engine.tokenizer import Tokenizer
 from pliant.errors import BundleError, RequestError
 from pliant.tlm.offsets import readable, token_ranges
-from pliant.tlm.protect import Protect
+from pliant.tlm.protect import EVERYTHING, Protect
 from pliant.tlm.scores import Scorer
-from pliant.tlm.segments import Segment, prompt_text, segment_units, segments_of, with_texts
+from pliant.tlm.segments import prompt_text, segment_units, segments_of, with_texts
 from pliant.tlm.selection import kept_ranges, longest_fitting, ranked, word_scores
 from pliant.tlm.units import Unit
 
@@ -64,7 +64,7 @@ def compress(
     ratio: float,
     *,
     model: ElasticModel | str | Path = DEFAULT_BUNDLE,
-    protect: Protect = Protect(),
+    protect: Protect = EVERYTHING,
     scorer: Scorer | None = None,
 ) -> Compressed:
     """`text` in at most `ratio` of its tokens, as far as what is protected allows.
@@ -90,7 +90,7 @@ def compress_prompt(
     ratio: float,
     *,
     model: ElasticModel,
-    protect: Protect = Protect(),
+    protect: Protect = EVERYTHING,
     scorer: Scorer | None = None,
 ) -> CompressedPrompt:
     """As `compress`, for a text or messages; messages stay messages, roles and all.
@@ -100,7 +100,9 @@ def compress_prompt(
     """
 
     def count(each: _Prompt) -> int:
-        return len(model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each))
+        return len(
+            model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each)
+        )
 
     return _Job(prompt, ratio, model.tokenizer, count, protect).run(scorer, model.bundle)
 
