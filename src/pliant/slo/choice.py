@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pliant.errors import SloUnreachableError
 from pliant.slo.grid import Strategy
@@ -9,7 +10,9 @@ from pliant.slo.limits import Limits
 from pliant.slo.online import Margins
 from pliant.slo.reader import Reader
 from pliant.slo.slo import Slo
-from pliant.tlm.model import Reading
+
+if TYPE_CHECKING:
+    from pliant.tlm.model import Reading
 
 CLOSE = 1.05
 """Where nothing is feasible, what misses by at most 5% more than the closest is as close."""
@@ -25,7 +28,7 @@ def choose_by_rule(candidates: Sequence[Strategy]) -> Strategy:
 
 
 def choose_by_reading(
-    candidates: Sequence[Strategy], reader: Reader, reading: Reading
+    candidates: Sequence[Strategy], reader: Reader, reading: "Reading"
 ) -> tuple[Strategy, float]:
     """The pair whose level and prompt ratio are likeliest together, with that probability.
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pliant.slo.grid import Strategy, Work
 from pliant.slo.limits import Limits
-from pliant.tlm.model import Reading
 
 if TYPE_CHECKING:
     from pliant.engine.model import Prompt
+    from pliant.tlm.model import Reading
 
 Policy = Literal["best_effort", "strict"]
 """When nothing is feasible: answer with the closest, flagged, or raise SloUnreachableError."""
@@ -31,7 +31,7 @@ class Decision:
     prompt: "Prompt"
     tokens: Sequence[int]
     candidates: tuple[Strategy, ...]
-    reading: Reading | None
+    reading: "Reading | None"
     limits: Limits
     why: str
     work: Work

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from pliant.errors import TemplateError
 from pliant.slo.latency import EncodeCost
-from pliant.slo.reader import NoScores, Reader
-from pliant.tlm.compress import compress_prompt, prompt_text
+from pliant.slo.reader import Reader
+from pliant.tlm.protect import STRUCTURE
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
-    from pliant.engine.model import ElasticModel
+    from pliant.engine.model import ElasticModel, Prompt
 
 _REPEATS = 9
 _REPEATS_S = 0.5
@@ -28,15 +28,22 @@ def measure_encoding(model: "ElasticModel") -> EncodeCost:
 
 def measure_reading(model: "ElasticModel", tlm: Reader) -> EncodeCost:
     """The TLM's pass with both heads; takes a second at most unless one pass does."""
+    from pliant.tlm.compress import prompt_text
+
     return _measure(model, lambda prompt: tlm.read(prompt_text(prompt), 0.5, 0.5))
 
 
 def measure_compressing(model: "ElasticModel") -> EncodeCost:
-    """Choosing the words of a prompt by scores that are known; takes a second at most."""
-    return _measure(
-        model,
-        lambda prompt: compress_prompt(prompt, _COMPRESSED, model=model, scorer=NoScores()),
-    )
+    """Shortening a prompt by scores that are known; takes a second at most."""
+    from pliant.slo.shortening import Shortener
+    from pliant.tlm.model import Reading
+
+    nothing = Reading((), (), ())
+
+    def shorten(prompt: "Prompt") -> None:
+        Shortener(model, prompt, STRUCTURE).shorten(_COMPRESSED, nothing)
+
+    return _measure(model, shorten)
 
 
 def _measure(model: "ElasticModel", run: "Callable[[str | list[Message]], object]") -> EncodeCost:

@@ -79,16 +79,14 @@ class Work:
     def ttft_ms(self, latency: LatencyModel, level: float, tokens: int) -> float:
         """From arrival to the first token, but for queue and restore, by the calibration.
 
-        The prompt is encoded; read by the TLM, and the floor of its length found, if `is_read`;
-        if it is run at fewer `tokens`, shortened and encoded again; and prefilled.
+        The prompt is encoded; read by the TLM and made ready for shortening, if `is_read`; and
+        prefilled, with fewer `tokens` if it was shortened.
         """
-        ttft_ms = latency.predict_ttft(level, tokens, self.state.context_tokens)
-        compress_ms = latency.compressing.ms(self.prompt_tokens)
-        if self.is_read:
-            ttft_ms += latency.reading.ms(self.prompt_tokens) + compress_ms
-        if tokens < self.prompt_tokens:
-            ttft_ms += compress_ms + latency.encoding.ms(self.prompt_tokens)
-        return ttft_ms
+        prefill_ms = latency.predict_ttft(level, tokens, self.state.context_tokens)
+        if not self.is_read:
+            return prefill_ms
+        passes = (latency.encoding, latency.reading, latency.compressing)
+        return prefill_ms + sum(cost.ms(self.prompt_tokens) for cost in passes)
 
     def kv_tokens(self, tokens: int) -> int:
         """KV length at the answer's mean step."""

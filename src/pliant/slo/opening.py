@@ -7,7 +7,6 @@ from pliant.slo.calibration import CALIBRATION_BUDGET_S
 from pliant.slo.online import OnlineLatency
 from pliant.slo.orchestrator import Orchestrator
 from pliant.slo.store import load_or_calibrate
-from pliant.tlm.model import TinyModel
 
 if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel
@@ -23,6 +22,8 @@ def open_orchestrator(
 
     The device is measured as `load_or_calibrate` says. Raises BundleError for a damaged TLM.
     """
+    from pliant.tlm.model import TinyModel
+
     path = model.bundle.tlm_path
     tlm = None if path is None else TinyModel(path, threads=model.engine.threads)
     try:

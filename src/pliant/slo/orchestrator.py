@@ -3,7 +3,7 @@
 Knows neither files nor the terminal; opening one for a bundle is `opening`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ from pliant.slo.latency import RATIO_TOLERANCE
 from pliant.slo.limits import Limits, resolve
 from pliant.slo.online import OnlineLatency
 from pliant.slo.reader import Reader
-from pliant.slo.shortening import Shortener, is_text, text_of
 from pliant.slo.slo import Slo
 from pliant.slo.stopwatch import Stopwatch
-from pliant.tlm.model import Reading
 from pliant.tlm.protect import STRUCTURE, Protect
 
 if TYPE_CHECKING:
     from pliant.engine.generate import CancelSignal, Generation
     from pliant.engine.model import ElasticModel, Prompt
     from pliant.engine.sampling import SamplingParams
+    from pliant.slo.shortening import Shortener
+    from pliant.tlm.model import Reading
 
 Grid = tuple[Strategy, ...]
 
@@ -51,7 +51,7 @@ class Orchestrator:
         self.model = model
         self.latency = latency
         self.tlm = tlm
-        self._shortener = Shortener(model, protect)
+        self._protect = protect
         self._levels = tuple(level.ratio for level in model.levels)
         if tlm is not None:
             _check_levels(tlm, self._levels)
@@ -92,17 +92,23 @@ class Orchestrator:
         work = self._work(len(tokens), max_tokens, state)
         limits = self._limits(work, slo)
         ratios = self._prompt_ratios(prompt, compression, limits)
-        work, candidates = self._candidates(prompt, work, ratios, limits)
+        with watch.timing("compress"):
+            shortener = None if ratios == _WHOLE else self._shortener(prompt)
+        work, candidates = self._candidates(work, shortener, ratios, limits)
         if policy == "strict" and not any(s.feasible for s in candidates):
             raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
-        with watch.timing("read"):
-            reading = self._read(prompt, limits) if work.is_read else None
+        reading = None
+        if self.tlm is not None and shortener is not None and work.is_read:
+            with watch.timing("read"):
+                reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
         strategy, why = self._pick(candidates, reading, limits)
-        with watch.timing("compress"):
-            shortened = self._shorten(prompt, tokens, strategy, reading)
+        if shortener is not None and reading is not None and strategy.prompt_ratio < 1:
+            with watch.timing("compress"):
+                prompt, tokens = shortener.shorten(strategy.prompt_ratio, reading)
         return Decision(
             strategy,
-            *shortened,
+            prompt,
+            tokens,
             candidates,
             reading,
             limits,
@@ -178,7 +184,7 @@ class Orchestrator:
         self, prompt: "Prompt", compression: Compression, limits: Limits
     ) -> tuple[float, ...]:
         """Those to choose among; one of 1.0 alone leaves nothing for the TLM to do."""
-        is_auto, can_shorten = compression == "auto", self.tlm is not None and is_text(prompt)
+        is_auto, can_shorten = compression == "auto", self.tlm is not None and _is_text(prompt)
         if isinstance(compression, float | int) and compression < 1 and not can_shorten:
             why = "the bundle has no TLM" if self.tlm is None else "it is given as token ids"
             raise RequestError(f"the prompt cannot be shortened: {why}")
@@ -188,24 +194,31 @@ class Orchestrator:
             return _WHOLE
         return self.tlm.prompt_ratios
 
+    def _shortener(self, prompt: "Prompt") -> "Shortener":
+        from pliant.slo.shortening import Shortener
+
+        return Shortener(self.model, prompt, self._protect)
+
     def _candidates(
-        self, prompt: "Prompt", work: Work, ratios: tuple[float, ...], limits: Limits
+        self,
+        work: Work,
+        shortener: "Shortener | None",
+        ratios: tuple[float, ...],
+        limits: Limits,
     ) -> tuple[Work, Grid]:
         """With the TLM's time in them, unless only without it there is any that is feasible."""
+        if shortener is not None:
+            read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
+            grid = make_grid(self.latency, read, self._levels, ratios, limits)
+            if 1.0 not in ratios or any(s.feasible for s in grid):
+                return read, grid
         whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
-        if ratios == _WHOLE:
+        if shortener is None or any(s.feasible for s in whole):
             return work, whole
-        read = replace(work, is_read=True, min_tokens=self._shortener.floor(prompt, min(ratios)))
-        grid = make_grid(self.latency, read, self._levels, ratios, limits)
-        is_better = any(s.feasible for s in whole) and not any(s.feasible for s in grid)
-        return (work, whole) if is_better and 1.0 in ratios else (read, grid)
-
-    def _read(self, prompt: "Prompt", limits: Limits) -> Reading | None:
-        assert self.tlm is not None
-        return self.tlm.read(text_of(prompt), limits.ttft_share, limits.tpot_share)
+        return read, grid
 
     def _pick(
-        self, candidates: Grid, reading: Reading | None, limits: Limits
+        self, candidates: Grid, reading: "Reading | None", limits: Limits
     ) -> tuple[Strategy, str]:
         feasible = tuple(s for s in candidates if s.feasible)
         pool = feasible or closest(candidates)
@@ -219,13 +232,10 @@ class Orchestrator:
             return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
         return choose_by_rule(pool), f"the largest level of the {what}"
 
-    def _shorten(
-        self, prompt: "Prompt", tokens: Sequence[int], strategy: Strategy, reading: Reading | None
-    ) -> "tuple[Prompt, Sequence[int]]":
-        """The prompt at the strategy's ratio, and its tokens."""
-        if reading is None or strategy.prompt_ratio >= 1:
-            return prompt, tokens
-        return self._shortener.shorten(prompt, strategy.prompt_ratio, reading)
+
+def _is_text(prompt: "Prompt") -> bool:
+    """Whether `prompt` is a text or messages; token ids cannot be shortened."""
+    return isinstance(prompt, str) or all(isinstance(item, Mapping) for item in prompt)
 
 
 def _check_levels(tlm: Reader, levels: Sequence[float]) -> None:

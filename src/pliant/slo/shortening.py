@@ -1,52 +1,33 @@
-"""Shorten a request's prompt by what the TLM said of it."""
+"""Shorten a request's prompt by what the TLM said of it. Importing it loads the native library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from pliant.slo.reader import KnownScores, NoScores
-from pliant.tlm.compress import compress_prompt, prompt_text
+from pliant.slo.reader import KnownScores
+from pliant.tlm.compress import prepare_prompt, prompt_text
 from pliant.tlm.model import Reading
 from pliant.tlm.protect import Protect
-from pliant.tlm.scores import Scorer
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
     from pliant.engine.model import ElasticModel, Prompt
-    from pliant.tlm.compress import CompressedPrompt
-
-
-def is_text(prompt: "Prompt") -> bool:
-    """Whether `prompt` is a text or messages; token ids cannot be shortened."""
-    return isinstance(prompt, str) or all(isinstance(item, Mapping) for item in prompt)
-
-
-def text_of(prompt: "Prompt") -> str:
-    """What the TLM reads."""
-    return prompt_text(_text(prompt))
 
 
 class Shortener:
-    """Shortens prompts for one model, leaving alone what is protected."""
+    """Shortens one prompt for one model, leaving alone what is protected."""
 
-    def __init__(self, model: "ElasticModel", protect: Protect) -> None:
+    def __init__(self, model: "ElasticModel", prompt: "Prompt", protect: Protect) -> None:
+        """`prompt` is a text or messages."""
         self._model = model
-        self._protect = protect
+        self._prepared = prepare_prompt(_text(prompt), model=model, protect=protect)
+        self.text = prompt_text(_text(prompt))
+        self.min_tokens = self._prepared.floor()
 
-    def floor(self, prompt: "Prompt", ratio: float) -> int:
-        """Tokens of the prompt when all is dropped that may be, down to `ratio`."""
-        return self._compress(prompt, ratio, NoScores()).num_tokens
-
-    def shorten(
-        self, prompt: "Prompt", ratio: float, reading: Reading
-    ) -> "tuple[Prompt, Sequence[int]]":
-        """The prompt at `ratio` by the reading's scores, and the tokens it is computed as."""
-        short = self._compress(prompt, ratio, KnownScores(reading)).prompt
+    def shorten(self, ratio: float, reading: Reading) -> "tuple[Prompt, list[int]]":
+        """The prompt at `ratio` by the scores of `text`'s reading, and its tokens."""
+        scorer = KnownScores(reading)
+        short = self._prepared.at(ratio, scorer, self._model.bundle).prompt
         return short, self._model.encode_prompt(short)
-
-    def _compress(self, prompt: "Prompt", ratio: float, scorer: Scorer) -> "CompressedPrompt":
-        return compress_prompt(
-            _text(prompt), ratio, model=self._model, protect=self._protect, scorer=scorer
-        )
 
 
 def _text(prompt: "Prompt") -> "str | Sequence[Message]":

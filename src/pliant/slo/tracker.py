@@ -33,9 +33,11 @@ _LEVEL_PRIOR = 4  # requests that "this level is as all others" counts for
 _ERRORS = 100
 _MIN_MARGIN = 0.02
 
-# Before anything was measured, errors are taken to be as those of an idle machine: 6%.
+# Before anything was measured, a few requests count as if they had taken the calibrated time, with
+# the errors of an idle machine: 6%.
 _PRIOR_SPREAD = 0.06
 _PRIOR_COUNT = 20
+_AS_CALIBRATED = [(1.0, 0.0)] * 4
 _NORMAL_SPREAD = 1.4826  # standard deviations in a median absolute error
 
 
@@ -44,7 +46,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._shared = 0.0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._recent: deque[tuple[float, float]] = deque(_AS_CALIBRATED, maxlen=WINDOW)
         self._errors = _errors_of(_PRIOR_SPREAD)
         self._run: deque[float] = deque(maxlen=CHANGE_RUN)
         self._levels: defaultdict[float, deque[float]] = defaultdict(
@@ -72,10 +74,12 @@ class Tracker:
         self._errors.append(error)
         self._run.append(error)
         self._recent.append((level, ratio))
-        self._levels[level].append(ratio - self._shared)
-        if self._has_changed():
+        has_changed = self._has_changed()
+        if has_changed:
             self._forget()
         self._shared = median(ratio - self._level(level) for level, ratio in self._recent)
+        if not has_changed:
+            self._levels[level].append(ratio - self._shared)
 
     def _has_changed(self) -> bool:
         if len(self._run) < CHANGE_RUN:
@@ -88,7 +92,7 @@ class Tracker:
         """All but the requests that showed the change, which say nothing of their levels or of
         the noise: it is taken to be no less than before."""
         newest = list(self._recent)[-CHANGE_RUN:]
-        for level, _ in newest:
+        for level, _ in newest[:-1]:
             self._levels[level].pop()
         self._recent = deque(newest, maxlen=WINDOW)
         self._errors = _errors_of(max(_PRIOR_SPREAD, _NORMAL_SPREAD * self._usual_error()))
