@@ -13,7 +13,9 @@ from support.readers import PROMPT_RATIOS, FixedReader
 from support.slos import costs, random_latency, slos
 from support.synthetic_latency import RATIOS
 
-GRID = tuple(Strategy(level, ratio, 9, 1.0, 1.0, 0.5) for level in RATIOS for ratio in PROMPT_RATIOS)
+GRID = tuple(
+    Strategy(level, ratio, 9, 1.0, 1.0, 0.5) for level in RATIOS for ratio in PROMPT_RATIOS
+)
 pairs = st.sets(st.sampled_from(GRID), min_size=1).map(lambda found: tuple(found))
 weights = st.floats(0, 1)
 
@@ -27,7 +29,9 @@ def test_the_rule_makes_the_model_smaller_before_it_shortens() -> None:
     assert (found.level, found.prompt_ratio) == (0.4, 1.0)
 
 
-@given(pairs, st.lists(weights, min_size=9, max_size=9), st.lists(weights, min_size=10, max_size=10))
+@given(
+    pairs, st.lists(weights, min_size=9, max_size=9), st.lists(weights, min_size=10, max_size=10)
+)
 def test_the_heads_choose_the_largest_product(
     candidates: tuple[Strategy, ...], levels: list[float], ratios: list[float]
 ) -> None:
