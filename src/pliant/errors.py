@@ -6,7 +6,7 @@ PliantError                     something pliant can explain in one sentence
 │   ├── BusyError               every context slot is in use; try again later (HTTP 429)
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range
-│   │   └── SloUnreachableError one that no strategy is predicted to meet
+│   │   └── SloUnreachableError  one that no strategy is predicted to meet
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
 │   └── TemplateError           the chat template cannot render these messages
 ├── BundleError                 a bundle or GGUF file is missing, damaged or not understood

@@ -72,7 +72,7 @@ def test_a_forced_ratio_leaves_the_level_to_its_head() -> None:
 
 
 def test_closest_are_those_that_miss_least() -> None:
-    candidates = _violating((0.2, 0.1, 2.0), (0.2, 1.0, 2.08), (0.3, 0.1, 2.2), (0.4, 1.0, 9))
+    candidates = _violating((0.2, 0.1, 2.0), (0.2, 1.0, 2.18), (0.3, 0.1, 2.3), (0.4, 1.0, 9))
     assert closest(candidates) == candidates[:2]
 
 

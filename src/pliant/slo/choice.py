@@ -14,8 +14,9 @@ from pliant.slo.slo import Slo
 if TYPE_CHECKING:
     from pliant.tlm.model import Reading
 
-CLOSE = 1.05
-"""Where nothing is feasible, what misses by at most 5% more than the closest is as close."""
+CLOSE = 1.1
+"""Where nothing is feasible, what misses by at most 10% more than the closest is as close: a prompt
+is not cut to pieces for the little that a shorter context saves per token."""
 
 
 def choose_by_rule(candidates: Sequence[Strategy]) -> Strategy:

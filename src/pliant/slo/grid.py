@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from pliant.errors import RequestError
 from pliant.slo.latency import LatencyModel
@@ -83,10 +82,12 @@ class Work:
         prefilled, with fewer `tokens` if it was shortened.
         """
         prefill_ms = latency.predict_ttft(level, tokens, self.state.context_tokens)
-        if not self.is_read:
-            return prefill_ms
+        return self.reading_ms(latency) + prefill_ms
+
+    def reading_ms(self, latency: LatencyModel) -> float:
+        """What the TLM adds to any level's time to first token."""
         passes = (latency.encoding, latency.reading, latency.compressing)
-        return prefill_ms + sum(cost.ms(self.prompt_tokens) for cost in passes)
+        return sum(cost.ms(self.prompt_tokens) for cost in passes) if self.is_read else 0.0
 
     def kv_tokens(self, tokens: int) -> int:
         """KV length at the answer's mean step."""
@@ -111,12 +112,15 @@ def _strategies(
     prompt_ratios: Sequence[float],
     limits: Limits,
 ) -> Iterator[Strategy]:
-    margins = latency.margins
-    tokens_at = {ratio: work.tokens_at(ratio) for ratio in prompt_ratios}
-    for level, ratio in product(levels, prompt_ratios):
-        tokens = tokens_at[ratio]
-        own_ms = work.ttft_ms(latency.base, level, tokens) * latency.ttft_factor(level)
-        ttft_ms = own_ms + work.state.wait_ms(level)
-        tpot_ms = latency.predict_tpot(level, work.kv_tokens(tokens))
-        violation = limits.violation(ttft_ms * (1 + margins.ttft), tpot_ms * (1 + margins.tpot))
-        yield Strategy(level, ratio, tokens, ttft_ms, tpot_ms, violation)
+    margins, base, start = latency.margins, latency.base, work.state.context_tokens
+    reading_ms = work.reading_ms(base)
+    tokens_at = [(ratio, work.tokens_at(ratio)) for ratio in prompt_ratios]
+    for level in levels:
+        ttft_factor, tpot_factor = latency.ttft_factor(level), latency.tpot_factor(level)
+        wait_ms = work.state.wait_ms(level)
+        for ratio, tokens in tokens_at:
+            own_ms = reading_ms + base.predict_ttft(level, tokens, start)
+            ttft_ms = own_ms * ttft_factor + wait_ms
+            tpot_ms = base.predict_tpot(level, work.kv_tokens(tokens)) * tpot_factor
+            violation = limits.violation(ttft_ms * (1 + margins.ttft), tpot_ms * (1 + margins.tpot))
+            yield Strategy(level, ratio, tokens, ttft_ms, tpot_ms, violation)
