@@ -72,7 +72,9 @@ class FakeTextModel:
             if cancel is not None and cancel.is_set():
                 reason = "cancelled"
                 break
-        yield SimpleNamespace(text="", generation=_generation(" ".join(said), len(prompt), level, reason))
+        yield SimpleNamespace(
+            text="", generation=_generation(" ".join(said), len(prompt), level, reason)
+        )
 
     def generate(self, prompt: Any, *, level: float = 1.0, max_tokens: int) -> Any:
         self.asked.append((list(prompt), level, max_tokens))

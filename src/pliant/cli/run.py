@@ -88,7 +88,7 @@ def run(
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if prompt is None and not sys.stdin.isatty():
-        prompt = _piped_text()
+        prompt = piped_text()
     if prompt is not None and not prompt.strip():
         raise RequestError("no prompt: give one as an argument or pipe it in")
     with pliant.load(bundle, options) as model:
@@ -136,7 +136,8 @@ def _converse(chat: Chat, prompt: str | None) -> None:
         raise KeyboardInterrupt
 
 
-def _piped_text() -> str:
+def piped_text() -> str:
+    """Raises RequestError for bytes that are no text."""
     try:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:

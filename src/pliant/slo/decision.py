@@ -22,13 +22,15 @@ Compression = Literal["auto", "off"] | float
 class Decision:
     """What a request will be run at, and how that was decided.
 
-    `prompt` is what is left of it, `tokens` what it is computed as; `candidates` the grid that
+    `prompt` is what is left of it, `kept` the character ranges of its `prompt_text` that are (None:
+    all), `tokens` what it is computed as; `candidates` the grid that
     was looked at and `reading` what the heads said (None: not asked). Milliseconds: `decide_ms`
     from arrival to here, of which the TLM's heads took `read_ms` and shortening `compress_ms`.
     """
 
     strategy: Strategy
     prompt: "Prompt"
+    kept: tuple[tuple[int, int], ...] | None
     tokens: Sequence[int]
     candidates: tuple[Strategy, ...]
     reading: "Reading | None"

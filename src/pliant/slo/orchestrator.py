@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel, Prompt
     from pliant.engine.sampling import SamplingParams
     from pliant.slo.shortening import Shortener
+    from pliant.tlm.compress import CompressedPrompt
     from pliant.tlm.model import Reading
 
 Grid = tuple[Strategy, ...]
@@ -97,24 +98,24 @@ class Orchestrator:
         work, candidates = self._candidates(work, shortener, ratios, limits)
         if policy == "strict" and not any(s.feasible for s in candidates):
             raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
-        reading = None
-        if self.tlm is not None and shortener is not None and work.is_read:
-            with watch.timing("read"):
-                reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+        with watch.timing("read"):
+            reading = self._read(shortener, limits) if work.is_read else None
         strategy, why = self._pick(candidates, reading, limits)
-        if shortener is not None and reading is not None and strategy.prompt_ratio < 1:
-            with watch.timing("compress"):
-                prompt, tokens = shortener.shorten(strategy.prompt_ratio, reading)
+        with watch.timing("compress"):
+            short = _shorten(shortener, strategy, reading)
+        if short is not None:
+            prompt, tokens = short.prompt, self.model.encode_prompt(short.prompt)
         return Decision(
-            strategy,
-            prompt,
-            tokens,
-            candidates,
-            reading,
-            limits,
-            why,
-            work,
-            watch.total_ms(),
+            strategy=strategy,
+            prompt=prompt,
+            kept=None if short is None else short.kept,
+            tokens=tokens,
+            candidates=candidates,
+            reading=reading,
+            limits=limits,
+            why=why,
+            work=work,
+            decide_ms=watch.total_ms(),
             read_ms=watch.ms("read"),
             compress_ms=watch.ms("compress"),
         )
@@ -206,16 +207,24 @@ class Orchestrator:
         ratios: tuple[float, ...],
         limits: Limits,
     ) -> tuple[Work, Grid]:
-        """With the TLM's time in them, unless only without it there is any that is feasible."""
-        if shortener is not None:
-            read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
-            grid = make_grid(self.latency, read, self._levels, ratios, limits)
-            if 1.0 not in ratios or any(s.feasible for s in grid):
-                return read, grid
+        """With the TLM's time in them, unless without it, and the whole prompt, there are some
+        that are feasible and with it none."""
+        if shortener is None:
+            return work, make_grid(self.latency, work, self._levels, _WHOLE, limits)
+        read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
+        grid = make_grid(self.latency, read, self._levels, ratios, limits)
+        if 1.0 not in ratios or any(s.feasible for s in grid):
+            return read, grid
         whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
-        if shortener is None or any(s.feasible for s in whole):
-            return work, whole
-        return read, grid
+        if not any(s.feasible for s in whole):
+            return read, grid
+        both = (*(s for s in grid if s.prompt_ratio < 1), *whole)
+        return work, tuple(sorted(both, key=lambda s: (s.level, s.prompt_ratio)))
+
+    def _read(self, shortener: "Shortener | None", limits: Limits) -> "Reading | None":
+        if self.tlm is None or shortener is None:
+            return None
+        return self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
 
     def _pick(
         self, candidates: Grid, reading: "Reading | None", limits: Limits
@@ -231,6 +240,15 @@ class Orchestrator:
         if limits.are_none:
             return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
         return choose_by_rule(pool), f"the largest level of the {what}"
+
+
+def _shorten(
+    shortener: "Shortener | None", strategy: Strategy, reading: "Reading | None"
+) -> "CompressedPrompt | None":
+    """The prompt at the strategy's ratio; None if it stays whole."""
+    if shortener is None or reading is None or strategy.prompt_ratio >= 1:
+        return None
+    return shortener.shorten(strategy.prompt_ratio, reading)
 
 
 def _is_text(prompt: "Prompt") -> bool:

@@ -11,6 +11,7 @@ from pliant.tlm.protect import Protect
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
     from pliant.engine.model import ElasticModel, Prompt
+    from pliant.tlm.compress import CompressedPrompt
 
 
 class Shortener:
@@ -23,11 +24,9 @@ class Shortener:
         self.text = prompt_text(_text(prompt))
         self.min_tokens = self._prepared.floor()
 
-    def shorten(self, ratio: float, reading: Reading) -> "tuple[Prompt, list[int]]":
-        """The prompt at `ratio` by the scores of `text`'s reading, and its tokens."""
-        scorer = KnownScores(reading)
-        short = self._prepared.at(ratio, scorer, self._model.bundle).prompt
-        return short, self._model.encode_prompt(short)
+    def shorten(self, ratio: float, reading: Reading) -> "CompressedPrompt":
+        """The prompt at `ratio` by the scores of `text`'s reading."""
+        return self._prepared.at(ratio, KnownScores(reading), self._model.bundle)
 
 
 def _text(prompt: "Prompt") -> "str | Sequence[Message]":
