@@ -24,7 +24,7 @@ class RandomWords:
         return [self._scores(text) for text in texts]
 
     def _scores(self, text: str) -> list[TokenScore]:
-        rng = random.Random(f"{self.seed} {text}")
+        rng = random.Random(f"{self.seed} {readable(text)}")
         return [TokenScore(start, end, rng.random()) for start, end in word_ranges(text)]
 
 
@@ -72,7 +72,9 @@ class SelfInformation:
                 # In the overlap the window before knows more of what precedes a token.
                 fresh = window // 2 if start else 1
                 losses[start + fresh : start + len(part)] = self._losses(part)[fresh - 1 :]
-        return [TokenScore(a, b, loss) for (a, b), loss in zip(ranges, losses.tolist(), strict=True)]
+        return [
+            TokenScore(a, b, loss) for (a, b), loss in zip(ranges, losses.tolist(), strict=True)
+        ]
 
     def _losses(self, tokens: Sequence[int]) -> np.ndarray:
         """-log p of every token but the first, float64 [len(tokens) - 1]."""
