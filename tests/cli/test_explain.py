@@ -54,7 +54,9 @@ def test_the_grid_the_choice_and_what_is_left_are_shown(
     assert 99 <= sum(int(row[1]) for row in rows) <= 101
     assert [row[2].startswith("[") for row in rows].count(True) == 1
     assert all(row[2].strip("[]").endswith("*") for row in rows[:2])
-    assert re.search(r"^choice     level [\d.]+ with (39|40)% of the prompt: TTFT ", out, re.MULTILINE)
+    assert re.search(
+        r"^choice     level [\d.]+ with (39|40)% of the prompt: TTFT ", out, re.MULTILINE
+    )
     assert "why        the decision head's likeliest" in out
     left = out.partition("what is left of the prompt (")[2]
     assert left.startswith(tuple("0123456789")) and "What is late?" in left
