@@ -23,7 +23,8 @@ from _report import Report, parser
 from _requests import APPS, EVALUATION_SETS, Scene, evaluation_scenes, real_scenes
 from pliant.cli.demo_requests import APPS as APP_SLOS
 from pliant.engine.model import ElasticModel, load
-from pliant.slo import Orchestrator, open_orchestrator
+from pliant.slo import open_orchestrator
+from pliant.tlm.model import TinyModel
 
 ROWS, QUICK_ROWS = 32, 1
 REQUESTS, QUICK_REQUESTS = 300, 40
@@ -32,11 +33,10 @@ TLM_SHARE = 0.15
 
 
 def measure_accuracy(
-    model: ElasticModel, orchestrator: Orchestrator, scenes: Sequence[Scene], report: Report
+    model: ElasticModel, tlm: TinyModel, scenes: Sequence[Scene], report: Report
 ) -> None:
-    assert orchestrator.tlm is not None
     slos = {str(slo): slo for slo in APP_SLOS.values()}
-    for row in accuracy(model, orchestrator.tlm, scenes, slos):
+    for row in accuracy(model, tlm, scenes, slos):
         report.row(**row)
     means = {
         policy: mean(
@@ -79,7 +79,8 @@ def main() -> None:
     count = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
     requests = arguments.requests or (QUICK_REQUESTS if arguments.quick else REQUESTS)
     with load(arguments.bundle) as model:
-        if model.bundle.tlm_path is None:
+        tlm_path = model.bundle.tlm_path
+        if tlm_path is None:
             sys.exit(f"{model.bundle.name} has no TLM: there is nothing to orchestrate")
         if arguments.part != "timed":
             scenes = [s for app in APPS for s in evaluation_scenes(app, count, arguments.seed)]
@@ -87,8 +88,8 @@ def main() -> None:
                 scenes += [
                     s for n in EVALUATION_SETS for s in real_scenes(arguments.data, n, count)
                 ]
-            with open_orchestrator(model) as orchestrator:
-                measure_accuracy(model, orchestrator, scenes, report)
+            with TinyModel(tlm_path, threads=model.engine.threads) as tlm:
+                measure_accuracy(model, tlm, scenes, report)
         if arguments.part != "accuracy":
             scenes = [s for app in APPS for s in evaluation_scenes(app, 30, arguments.seed + 1)]
             random.Random(arguments.seed).shuffle(scenes)

@@ -3,8 +3,9 @@
 Knows neither files nor the terminal; opening one for a bundle is `opening`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,8 @@ class Orchestrator:
         self.model = model
         self.latency = latency
         self.tlm = tlm
-        self._protect = protect
         self._levels = tuple(level.ratio for level in model.levels)
+        self._prepare = None if tlm is None else _preparation(model, protect)
         if tlm is not None:
             _check_levels(tlm, self._levels)
 
@@ -94,7 +95,8 @@ class Orchestrator:
         limits = self._limits(work, slo)
         ratios = self._prompt_ratios(prompt, compression, limits)
         with watch.timing("compress"):
-            shortener = None if ratios == _WHOLE else self._shortener(prompt)
+            prepare = None if ratios == _WHOLE else self._prepare
+            shortener = None if prepare is None else prepare(prompt)
         work, candidates = self._candidates(work, shortener, ratios, limits)
         if policy == "strict" and not any(s.feasible for s in candidates):
             raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
@@ -195,11 +197,6 @@ class Orchestrator:
             return _WHOLE
         return self.tlm.prompt_ratios
 
-    def _shortener(self, prompt: "Prompt") -> "Shortener":
-        from pliant.slo.shortening import Shortener
-
-        return Shortener(self.model, prompt, self._protect)
-
     def _candidates(
         self,
         work: Work,
@@ -240,6 +237,13 @@ class Orchestrator:
         if limits.are_none:
             return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
         return choose_by_rule(pool), f"the largest level of the {what}"
+
+
+def _preparation(model: "ElasticModel", protect: Protect) -> "Callable[[Prompt], Shortener]":
+    """Loaded before the first request, which would wait for it."""
+    from pliant.slo.shortening import Shortener
+
+    return partial(Shortener, model, protect=protect)
 
 
 def _shorten(
