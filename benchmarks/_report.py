@@ -56,7 +56,10 @@ class Report:
     claims: list[Claim] = field(default_factory=list)
 
     def row(self, **columns: Any) -> None:
-        """Adds one flat result row; values are numbers, strings, booleans or None."""
+        """Adds one flat result row; values are numbers, strings, booleans or None.
+
+        Rows with a column `part` are shown in a table for each part.
+        """
         self.results.append(columns)
 
     def claim(self, name: str, goal: str, measured: float | str, met: bool) -> None:
@@ -84,7 +87,9 @@ class Report:
         """Prints the tables; writes the JSON document to `json_path` ("-" is stdout)."""
         to_stdout = str(json_path) == "-"
         console = Console(stderr=to_stdout)
-        print_table(console, self.benchmark, self.results)
+        for part in dict.fromkeys(row.get("part") for row in self.results):
+            rows = [row for row in self.results if row.get("part") == part]
+            print_table(console, self.benchmark if part is None else part, rows)
         if self.claims:
             print_table(console, "claims", [asdict(claim) for claim in self.claims])
         if json_path is None:

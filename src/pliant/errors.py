@@ -5,7 +5,8 @@ PliantError                     something pliant can explain in one sentence
 │   ├── ContextOverflowError    prompt or answer does not fit the model's context
 │   ├── BusyError               every context slot is in use; try again later (HTTP 429)
 │   ├── UnknownLevelError       the bundle has no such level
-│   ├── SloError                an SLO value outside its range, or one that cannot be met
+│   ├── SloError                an SLO value outside its range
+│   │   └── SloUnreachableError  one that no strategy is predicted to meet
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
 │   └── TemplateError           the chat template cannot render these messages
 ├── BundleError                 a bundle or GGUF file is missing, damaged or not understood
@@ -59,6 +60,18 @@ class UnknownLevelError(RequestError):
 
 class SloError(RequestError):
     code = "invalid_slo"
+
+
+class SloUnreachableError(SloError):
+    """Raised with the `problem` and `reachable`, the arguments of the smallest Slo for it."""
+
+    code = "slo_unreachable"
+
+    def __init__(self, problem: str, *, reachable: dict[str, float]) -> None:
+        smallest = ", ".join(f"{name}={value}" for name, value in reachable.items())
+        super().__init__(f"{problem}; the smallest SLO that can be met is {smallest}")
+        self.problem = problem
+        self.reachable = reachable
 
 
 class SamplingError(RequestError):

@@ -3,21 +3,21 @@ from typing import Any
 import pytest
 
 import pliant
-from support.fake_text_model import WORDS, FakeTextModel
-from support.synthetic_latency import make_latency
+from pliant.slo import OnlineLatency, Orchestrator
+from support.fake_text_model import LATENCY, WORDS, FakeTextModel
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeTextModel:
     fake = FakeTextModel(lambda messages, level: WORDS)
     monkeypatch.setattr(pliant, "load", lambda source, options: fake, raising=False)
-    calibrations = []
+    opened = []
 
-    def calibrated(_model: Any, before_calibration: Any) -> Any:
-        calibrations.append(_model)
-        assert len(calibrations) == 1
+    def calibrated(model: Any, before_calibration: Any) -> Orchestrator:
+        opened.append(model)
+        assert len(opened) == 1
         before_calibration(15.0)
-        return make_latency()
+        return Orchestrator(model, OnlineLatency(LATENCY))
 
-    monkeypatch.setattr("pliant.cli.chat.load_or_calibrate", calibrated)
+    monkeypatch.setattr("pliant.cli.chat.open_orchestrator", calibrated)
     return fake

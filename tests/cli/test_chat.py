@@ -145,7 +145,7 @@ def test_ctrl_c_stops_a_measurement_and_not_the_chat(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pliant.cli.chat.load_or_calibrate", interrupted)
+    monkeypatch.setattr("pliant.cli.chat.open_orchestrator", interrupted)
     _type(monkeypatch, "/slo 0.4", "hello")
     _chat(model, 0.4).repl()
     assert "stopped" in capsys.readouterr().err

@@ -10,8 +10,8 @@ import pliant
 from pliant.cli import main
 from pliant.cli.demo_requests import APPS, normalise, read_requests
 from pliant.errors import BundleNotFoundError, CorruptFileError
-from support.fake_text_model import CONTEXT, FakeTextModel
-from support.synthetic_latency import make_latency
+from pliant.slo import OnlineLatency, Orchestrator
+from support.fake_text_model import CONTEXT, LATENCY, FakeTextModel
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -42,12 +42,12 @@ def _right_from_level_half(messages: Any, level: float) -> str:
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeTextModel:
     fake = FakeTextModel(_right_from_level_half)
 
-    def calibrated(_model: Any, before_calibration: Any) -> Any:
+    def calibrated(model: Any, before_calibration: Any) -> Orchestrator:
         before_calibration(15.0)
-        return make_latency()
+        return Orchestrator(model, OnlineLatency(LATENCY))
 
     monkeypatch.setattr(pliant, "load", lambda source: fake, raising=False)
-    monkeypatch.setattr("pliant.cli.demo.load_or_calibrate", calibrated)
+    monkeypatch.setattr("pliant.cli.demo.open_orchestrator", calibrated)
     return fake
 
 

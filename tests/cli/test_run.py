@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import sys
 
@@ -72,8 +73,17 @@ def test_a_strict_slo_out_of_reach_is_refused(
 ) -> None:
     assert main(["run", "fake", "hello", "--ttft", "0.0001ms", "--strict"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "error: no level meets <0.0001ms,->" in err
+    assert out == "" and "error: no strategy is predicted to meet <0.0001ms,->" in err
+    assert re.search(r"the smallest SLO that can be met is --ttft [\d.]+ms$", err, re.MULTILINE)
     assert model.asked == [] and model.is_closed
+
+
+def test_a_prompt_cannot_be_shortened_without_a_tlm(
+    model: FakeTextModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "fake", "hello", "--ttft", "0.4", "--compress", "50%"]) == 2
+    assert "error: the prompt cannot be shortened: the bundle has no TLM" in capsys.readouterr().err
+    assert model.asked == []
 
 
 def test_a_strict_slo_within_reach_is_answered(model: FakeTextModel) -> None:
@@ -85,7 +95,7 @@ def test_a_strict_slo_within_reach_is_answered(model: FakeTextModel) -> None:
 def test_an_answer_longer_than_the_context_does_not_count_for_an_slo(
     model: FakeTextModel, max_tokens: int
 ) -> None:
-    arguments = ["--tpot", "1.2ms", "--max-tokens", str(max_tokens)]
+    arguments = ["--tpot", "1200ms", "--max-tokens", str(max_tokens)]
     assert main(["run", "fake", "hello", *arguments]) == 0
     (_, level, asked_tokens) = model.asked[0]
     assert (level, asked_tokens) == (0.4, CONTEXT - 10)
@@ -111,6 +121,9 @@ def test_a_system_message_comes_first(model: FakeTextModel) -> None:
         (["--layout", "sideways"], "layout is 'sideways'"),
         (["--threads", "0"], "threads is 0"),
         (["--strict"], "--strict is about"),
+        (["--compress", "0.5"], "--compress is about"),
+        (["--ttft", "0.4", "--compress", "most"], "--compress is 'most'"),
+        (["--ttft", "0.4", "--compress", "0"], "--compress is '0'"),
     ],
 )
 def test_bad_options_are_one_line_errors(

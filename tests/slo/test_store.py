@@ -26,7 +26,7 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Calibrations made, each by a stub."""
     made: list[Any] = []
 
-    def stub(model: Any, budget_s: float) -> Any:
+    def stub(model: Any, budget_s: float, tlm: Any) -> Any:
         made.append(model)
         return LATENCY
 

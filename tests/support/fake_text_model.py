@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from pliant.errors import ContextOverflowError, UnknownLevelError
-from support.synthetic_latency import RATIOS, make_level
+from support.synthetic_latency import RATIOS, make_latency, make_level
 
-TTFT_MS = 2.0
-TPOT_MS = 0.5
+# Slow, so that what deciding really takes counts for nothing beside it.
+LATENCY = make_latency(slowness=1000.0)
 CONTEXT = 1024
 WORDS = "one two three four"
 
@@ -26,7 +26,7 @@ class FakeTextModel:
 
     def __post_init__(self) -> None:
         self.levels = tuple(make_level(ratio) for ratio in self.ratios)
-        self.bundle = SimpleNamespace(name="fake", level=self._level)
+        self.bundle = SimpleNamespace(name="fake", level=self._level, tlm_path=None)
         self.engine = SimpleNamespace(memory=SimpleNamespace(mapped=1 << 20, copied=1 << 10))
 
     def _level(self, ratio: float) -> Any:
@@ -52,9 +52,16 @@ class FakeTextModel:
         return CONTEXT - prompt_tokens
 
     def stream(
-        self, prompt: Any, *, level: float, max_tokens: int, sampling: Any, cancel: Any
+        self,
+        prompt: Any,
+        *,
+        level: float,
+        max_tokens: int,
+        sampling: Any = None,
+        stop: Sequence[str] = (),
+        cancel: Any = None,
     ) -> Iterator[Any]:
-        messages = prompt.messages
+        messages = prompt.messages if isinstance(prompt, FakeTokens) else list(prompt)
         self.asked.append((messages, level, max_tokens))
         words = self.answer(messages, level).split(" ")[:max_tokens]
         reason, said = "stop", []
@@ -65,11 +72,13 @@ class FakeTextModel:
             if cancel is not None and cancel.is_set():
                 reason = "cancelled"
                 break
-        yield SimpleNamespace(text="", generation=_generation(" ".join(said), level, reason))
+        yield SimpleNamespace(
+            text="", generation=_generation(" ".join(said), len(prompt), level, reason)
+        )
 
     def generate(self, prompt: Any, *, level: float = 1.0, max_tokens: int) -> Any:
         self.asked.append((list(prompt), level, max_tokens))
-        return _generation(self.answer(prompt, level), level, "stop")
+        return _generation(self.answer(prompt, level), len(prompt), level, "stop")
 
 
 @dataclass
@@ -82,12 +91,14 @@ class FakeTokens:
         return 10 * sum(len(message["content"].split()) for message in self.messages)
 
 
-def _generation(text: str, level: float, reason: str) -> Any:
-    """`TTFT_MS` and `TPOT_MS` at full level, in proportion at others."""
+def _generation(text: str, prompt_tokens: int, level: float, reason: str) -> Any:
+    """It takes what LATENCY says."""
+    ratio = min(LATENCY.ratios, key=lambda ratio: abs(ratio - level))
     return SimpleNamespace(
         text=text,
+        tokens=tuple(range(len(text.split(" ")))),
         level=level,
         finish_reason=reason,
-        ttft_ms=TTFT_MS * level,
-        tpot_ms=TPOT_MS * level if " " in text else None,
+        ttft_ms=LATENCY.predict_ttft(ratio, prompt_tokens),
+        tpot_ms=LATENCY.predict_tpot(ratio, prompt_tokens) if " " in text else None,
     )

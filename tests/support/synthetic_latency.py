@@ -16,16 +16,16 @@ def make_level(ratio: float) -> Level:
     return Level(ratio, Plan((LayerPlan(8, 1, round(ratio * 32) * 32),)), cost=ratio)
 
 
-def make_latency(ratios: Sequence[float] = RATIOS) -> LatencyModel:
-    """Costs in proportion to the level; 0.1 ms per prompt token at full level."""
+def make_latency(ratios: Sequence[float] = RATIOS, slowness: float = 1.0) -> LatencyModel:
+    """Costs in proportion to the level; 0.1 ms per prompt token at full level, or times more."""
     levels = tuple(
         LevelLatency(
-            r,
+            ratio,
             PrefillCost(r * 0.5, r * 0.1, r * 1e-5),
             PrefillCost(r * 0.25, r * 0.2, r * 2e-5),
             DecodeCost(r * 2.0, r * 1e-3),
         )
-        for r in ratios
+        for ratio, r in ((ratio, ratio * slowness) for ratio in ratios)
     )
     return LatencyModel(levels, EncodeCost(0.25, 0.001), 512)
 

@@ -1,52 +1,37 @@
-"""Answer one request, timed from its arrival: choose the level, stream the text."""
+"""Answer one request as the user set the pace: a named level, or what the orchestrator decides."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pliant.slo import LatencyModel, Limits, Slo, Strategy, choose, resolve
-from pliant.slo.strategy import Policy
+from pliant.errors import SloError, SloUnreachableError
+from pliant.slo import Compression, Decision, Orchestrator, Policy, Slo
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
-    from pliant.engine.generate import CancelSignal, Generation
+    from pliant.engine.generate import CancelSignal, Chunk, Generation
     from pliant.engine.model import ElasticModel
     from pliant.engine.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a request runs at, and what it is held to; `choose_ms` is what choosing took."""
-
-    strategy: Strategy
-    limits: Limits
-    choose_ms: float
-
-
-@dataclass(frozen=True)
 class Pace:
-    """At what level requests run: a named one, or the largest that `latency` says meets `slo`.
-
-    `policy` says what becomes of a request whose SLO no level is predicted to meet.
-    """
+    """At what requests run: a level, or with an `slo` what `orchestrator` decides for it."""
 
     level: float = 1.0
     slo: Slo | None = None
-    latency: LatencyModel | None = None
+    orchestrator: Orchestrator | None = None
     policy: Policy = "best_effort"
+    compression: Compression = "auto"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A finished answer; `ttft_ms` includes tokenizing the prompt and choosing the level.
-
-    `choice` is None if the level was not chosen but named.
-    """
+class Told:
+    """A finished answer; `ttft_ms` counts from arrival. `decision` is None at a named level."""
 
     generation: "Generation"
     ttft_ms: float
-    choice: Choice | None
+    decision: Decision | None = None
 
     @property
     def tpot_ms(self) -> float | None:
@@ -60,7 +45,7 @@ class Answer:
 
     @property
     def is_slo_met(self) -> bool:
-        return self.choice is None or self.choice.limits.met_by(self.ttft_ms, self.tpot_ms)
+        return self.decision is None or self.decision.limits.met_by(self.ttft_ms, self.tpot_ms)
 
 
 def answer(
@@ -72,35 +57,47 @@ def answer(
     sampling: "SamplingParams | None" = None,
     show: Callable[[str], None] = lambda text: None,
     cancel: "CancelSignal | None" = None,
-) -> Answer:
+) -> Told:
     """Stream the answer, each piece of text to `show`; `cancel` ends it between tokens.
 
-    Raises RequestError for what the model cannot answer, SloError for an SLO that cannot be met
-    under the policy `strict`.
+    Raises RequestError for what the model cannot answer, SloUnreachableError for an SLO that
+    cannot be met under the policy `strict`.
     """
-    arrived = time.perf_counter()
-    tokens = model.encode_prompt(messages)
-    max_tokens = min(max_tokens, model.room_after(len(tokens)))
-    choice = _choose(model, pace, len(tokens), max_tokens)
-    level = pace.level if choice is None else choice.strategy.level
-    before_ms = 1000 * (time.perf_counter() - arrived)
-    chunks = model.stream(
-        tokens, level=level, max_tokens=max_tokens, sampling=sampling, cancel=cancel
+    if pace.slo is None or pace.orchestrator is None:
+        generation = _show_all(
+            model.stream(
+                messages,
+                level=pace.level,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                cancel=cancel,
+            ),
+            show,
+        )
+        return Told(generation, generation.ttft_ms)
+    chunks = pace.orchestrator.stream(
+        messages,
+        pace.slo,
+        max_tokens=max_tokens,
+        policy=pace.policy,
+        compression=pace.compression,
+        sampling=sampling,
+        cancel=cancel,
     )
+    generation = _show_all(chunks, show)
+    assert chunks.answer is not None
+    return Told(generation, chunks.answer.ttft_ms, chunks.decision)
+
+
+def spelled(error: SloUnreachableError, spell: Callable[[dict[str, str]], str]) -> SloError:
+    """The same error with the SLO that can be met as one would type it; `spell` is given the
+    sides, such as {"ttft": "19.1ms"}."""
+    smallest = spell(Slo(**error.reachable).texts())
+    return SloError(f"{error.problem}; the smallest SLO that can be met is {smallest}")
+
+
+def _show_all(chunks: Iterable["Chunk"], show: Callable[[str], None]) -> "Generation":
     for chunk in chunks:
         show(chunk.text)
     assert chunk.generation is not None
-    return Answer(chunk.generation, before_ms + chunk.generation.ttft_ms, choice)
-
-
-def _choose(
-    model: "ElasticModel", pace: Pace, prompt_tokens: int, max_tokens: int
-) -> Choice | None:
-    if pace.slo is None or pace.latency is None:
-        return None
-    begin = time.perf_counter()
-    strategy = choose(
-        pace.latency, model.levels, prompt_tokens, pace.slo, max_tokens, policy=pace.policy
-    )
-    choose_ms = 1000 * (time.perf_counter() - begin)
-    return Choice(strategy, resolve(pace.latency, prompt_tokens, pace.slo, max_tokens), choose_ms)
+    return chunk.generation

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from pliant.cli.answer import Answer, Pace, answer
+from pliant.cli.answer import Pace, Told, answer, spelled
 from pliant.cli.output import terminal_safe
-from pliant.errors import PliantError, RequestError
-from pliant.slo import LatencyModel, Slo, load_or_calibrate
-from pliant.slo.strategy import Policy
+from pliant.errors import PliantError, RequestError, SloUnreachableError
+from pliant.slo import Compression, Orchestrator, Policy, Slo, open_orchestrator
 
 if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 /level 0.5      run at this level
-/slo 0.4 0.6    choose the level: TTFT, TPOT as shares of the full model's, or 400ms, or -
+/slo 0.4 0.6    let pliant choose: TTFT, TPOT as shares of the full model's, or 400ms, or -
 /slo off        run the full model
 /system TEXT    tell the model what it is for; without TEXT: nothing
 /reset          forget the conversation
@@ -42,9 +41,10 @@ class Chat:
         level: float = 1.0,
         slo: Slo | None = None,
         policy: Policy = "best_effort",
+        compression: Compression = "auto",
         system: str = "",
     ) -> None:
-        """`policy` is that of every SLO; `system` is a message before all others, or none.
+        """`policy` and `compression` go with every SLO; `system` is a message before all others.
 
         Raises UnknownLevelError if the model has no such level.
         """
@@ -53,11 +53,17 @@ class Chat:
         self._sampling = sampling
         self._messages: list[dict[str, str]] = []
         self._system = system
-        self._policy = policy
-        self._latency: LatencyModel | None = None
+        self._policy: Policy = policy
+        self._compression: Compression = compression
+        self._orchestrator: Orchestrator | None = None
         self._pace = self._fixed(level) if slo is None else self._chosen(slo)
 
-    def answer(self, text: str) -> Answer:
+    def close(self) -> None:
+        """Free what was opened to choose; the model is the caller's."""
+        if self._orchestrator is not None:
+            self._orchestrator.close()
+
+    def answer(self, text: str) -> Told:
         """Stream the answer to stdout; Ctrl-C stops it and keeps what was said.
 
         Raises RequestError, and then forgets `text`.
@@ -97,6 +103,8 @@ class Chat:
                 self._command(line[1:].strip())
             elif line:
                 self.answer(line)
+        except SloUnreachableError as error:
+            _say(terminal_safe(f"error: {spelled(error, _slo_command)}"))
         except PliantError as error:
             _say(terminal_safe(f"error: {error}"))
         except KeyboardInterrupt:
@@ -130,9 +138,16 @@ class Chat:
         return Pace(self._model.bundle.level(level).ratio)
 
     def _chosen(self, slo: Slo) -> Pace:
-        if self._latency is None:
-            self._latency = load_or_calibrate(self._model, before_calibration=announce_calibration)
-        return Pace(slo=slo, latency=self._latency, policy=self._policy)
+        if self._orchestrator is None:
+            self._orchestrator = open_orchestrator(
+                self._model, before_calibration=announce_calibration
+            )
+        return Pace(
+            slo=slo,
+            orchestrator=self._orchestrator,
+            policy=self._policy,
+            compression=self._compression,
+        )
 
 
 class Interrupt:
@@ -202,20 +217,26 @@ def _number(text: str) -> float:
         raise RequestError(f"level is {text!r}; it must be a number such as 0.5") from None
 
 
-def _status(found: Answer, slo: Slo | None) -> str:
+def _slo_command(sides: dict[str, str]) -> str:
+    return f"/slo {sides.get('ttft', '-')} {sides.get('tpot', '-')}"
+
+
+def _status(found: Told, slo: Slo | None) -> str:
     tpot = "-" if found.tpot_ms is None else f"{found.tpot_ms:.2f} ms"
     parts = [
         f"level {found.generation.level:g}",
         f"TTFT {found.ttft_ms:.1f} ms",
         f"TPOT {tpot}",
     ]
-    if found.choice is not None:
-        strategy = found.choice.strategy
+    if found.decision is not None:
+        strategy = found.decision.strategy
         parts[1] += f" (predicted {strategy.predicted_ttft_ms:.1f})"
         parts[2] += f" (predicted {strategy.predicted_tpot_ms:.2f})"
         parts.append(f"SLO {slo} {'met' if found.is_slo_met else 'missed'}")
         if not strategy.feasible:
-            parts.append("no level was predicted to meet it, this is the closest")
+            parts.append("nothing was predicted to meet it, this is the closest")
+        if strategy.prompt_ratio < 1:
+            parts.insert(1, f"{found.decision.prompt_ratio:.0%} of the prompt")
     if found.is_stopped:
         parts.append("stopped")
     return f"[{', '.join(parts)}]"

@@ -1,4 +1,4 @@
-"""`pliant demo`: one loaded model answers six apps, each request at the level its SLO allows."""
+"""`pliant demo`: one loaded model answers six apps, each request within its SLO."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,11 @@ import psutil
 import typer
 from rich.live import Live
 
-from pliant.cli.answer import Pace, answer
 from pliant.cli.chat import announce_calibration
 from pliant.cli.demo_report import Memory, Report, Row, live_view, rows_table, summary
 from pliant.cli.demo_requests import DemoRequest, built_in_requests, read_requests
 from pliant.cli.output import console, print_json
-from pliant.slo import LatencyModel, load_or_calibrate
+from pliant.slo import Orchestrator, open_orchestrator
 
 if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel
@@ -47,8 +46,8 @@ def demo(
         for request in asked:
             # What cannot be answered is said before the device is measured.
             model.room_after(len(model.encode_prompt(request.messages)))
-        latency = load_or_calibrate(model, before_calibration=announce_calibration)
-        report = _run(model, latency, asked, is_live=_is_live(as_json))
+        with open_orchestrator(model, before_calibration=announce_calibration) as orchestrator:
+            report = _run(orchestrator, asked, is_live=_is_live(as_json))
     if as_json:
         print_json(report.to_json())
         return
@@ -62,11 +61,10 @@ def _is_live(as_json: bool) -> bool:
     return not as_json and console().is_terminal
 
 
-def _run(
-    model: "ElasticModel", latency: LatencyModel, asked: Sequence[DemoRequest], *, is_live: bool
-) -> Report:
+def _run(orchestrator: Orchestrator, asked: Sequence[DemoRequest], *, is_live: bool) -> Report:
+    model = orchestrator.model
     print(f"answering {len(asked)} requests ...", file=sys.stderr)
-    answering = (_answer(model, latency, request) for request in asked)
+    answering = (_answer(orchestrator, request) for request in asked)
     rows = _show_live(answering, len(asked)) if is_live else list(answering)
     print("answering them at full level, to compare ...", file=sys.stderr)
     full_right = sum(_is_right_at_full_level(model, row) for row in rows)
@@ -85,15 +83,13 @@ def _show_live(answering: Iterable[Row], num_requests: int) -> list[Row]:
     return rows
 
 
-def _answer(model: "ElasticModel", latency: LatencyModel, request: DemoRequest) -> Row:
-    pace = Pace(slo=request.slo, latency=latency)
-    found = answer(model, request.messages, pace, MAX_ANSWER_TOKENS)
-    assert found.choice is not None
-    return Row(request, found.choice, found)
+def _answer(orchestrator: Orchestrator, request: DemoRequest) -> Row:
+    found = orchestrator.answer(request.messages, request.slo, max_tokens=MAX_ANSWER_TOKENS)
+    return Row(request, found)
 
 
 def _is_right_at_full_level(model: "ElasticModel", row: Row) -> bool:
-    if row.level == 1.0:
+    if row.level == 1.0 and row.answer.decision.strategy.prompt_ratio == 1.0:
         return row.is_right
     found = model.generate(row.request.messages, max_tokens=MAX_ANSWER_TOKENS)
     return row.request.is_right(found.text)

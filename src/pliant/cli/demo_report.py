@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pliant.cli.answer import Answer, Choice
 from pliant.cli.demo_requests import DemoRequest
 from pliant.cli.output import format_bytes, table
+from pliant.slo import Answer, Strategy
 
-_COLUMNS = ("app", "SLO", "level", "TTFT\nms", "\npred.", "TPOT\nms", "\npred.", "met", "right")
+_COLUMNS = (
+    "app", "SLO", "level", "prompt", "TTFT\nms", "\npred.", "TPOT\nms", "\npred.", "met", "right",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,16 @@ class Row:
     """One request answered within its SLO, as far as possible."""
 
     request: DemoRequest
-    choice: Choice
     answer: Answer
+
+    @property
+    def strategy(self) -> Strategy:
+        return self.answer.decision.strategy
+
+    @property
+    def prompt_ratio(self) -> float:
+        """What was left of the prompt."""
+        return self.answer.decision.prompt_ratio
 
     @property
     def level(self) -> float:
@@ -37,18 +47,18 @@ class Row:
         return self.request.is_right(self.text)
 
     def to_json(self) -> dict[str, Any]:
-        strategy, limits, slo = self.choice.strategy, self.choice.limits, self.request.slo
+        strategy, decision, slo = self.strategy, self.answer.decision, self.request.slo
         return {
             "app": self.request.app,
             "slo": {"ttft": slo.ttft, "tpot": slo.tpot},
             "level": self.level,
-            "prompt_ratio": strategy.prompt_ratio,
+            "prompt_ratio": self.prompt_ratio,
             "ttft_ms": self.answer.ttft_ms,
             "tpot_ms": self.answer.tpot_ms,
             "predicted_ttft_ms": strategy.predicted_ttft_ms,
             "predicted_tpot_ms": strategy.predicted_tpot_ms,
-            "limit_ttft_ms": limits.ttft_ms,
-            "limit_tpot_ms": limits.tpot_ms,
+            "limit_ttft_ms": decision.limits.ttft_ms,
+            "limit_tpot_ms": decision.limits.tpot_ms,
             "slo_feasible": strategy.feasible,
             "slo_met": self.answer.is_slo_met,
             "correct": self.is_right,
@@ -92,8 +102,13 @@ class Report:
         return sum(a != b for a, b in zip(levels, levels[1:], strict=False))
 
     @property
-    def choose_ms(self) -> float:
-        return median(row.choice.choose_ms for row in self.rows)
+    def decide_ms(self) -> float:
+        """From a request's arrival to the decision, the TLM's time included."""
+        return median(row.answer.decision.decide_ms for row in self.rows)
+
+    @property
+    def prompt_ratio(self) -> float:
+        return mean(row.prompt_ratio for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,7 +118,8 @@ class Report:
             "accuracy_full": self.accuracy_full,
             "switches": self.switches,
             "switch_overhead": self.switch_overhead,
-            "choose_ms": self.choose_ms,
+            "decide_ms": self.decide_ms,
+            "prompt_ratio": self.prompt_ratio,
             "memory": {
                 "rss_bytes": self.memory.rss_bytes,
                 "weight_bytes": self.memory.weight_bytes,
@@ -117,11 +133,12 @@ def rows_table(rows: Sequence[Row]) -> Table:
     made.padding = (0, 1, 0, 0)
     made.add_column("answer")
     for row in rows:
-        strategy, answer = row.choice.strategy, row.answer
+        strategy, answer = row.strategy, row.answer
         made.add_row(
             row.request.app,
             str(row.request.slo),
             f"{row.level:g}",
+            f"{row.prompt_ratio:.0%}",
             f"{answer.ttft_ms:.1f}",
             f"{strategy.predicted_ttft_ms:.1f}",
             "-" if answer.tpot_ms is None else f"{answer.tpot_ms:.2f}",
@@ -156,13 +173,14 @@ def _summary_lines(report: Report) -> list[tuple[str, str]]:
         ("accuracy", f"{right} of {total} right ({report.accuracy:.0%}); the full model "
                      f"{report.full_right} ({report.accuracy_full:.0%})"),
         ("level switches", f"{report.switches}; one adds {report.switch_overhead:+.1%} to the "
-                           f"TTFT, choosing takes {report.choose_ms:.2f} ms"),
+                           f"TTFT, deciding takes {report.decide_ms:.2f} ms"),
+        ("prompts", f"{report.prompt_ratio:.0%} of their tokens were read on average"),
         ("memory", f"{format_bytes(report.memory.rss_bytes)} resident; weights "
                    f"{format_bytes(report.memory.weight_bytes)}, shared by all levels"),
     ]  # fmt: skip
-    infeasible = sum(not row.choice.strategy.feasible for row in report.rows)
+    infeasible = sum(not row.strategy.feasible for row in report.rows)
     if infeasible:
-        why = "for them no level is small enough at the full prompt, the closest one answered"
+        why = "for them nothing is fast enough, the closest answered"
         lines.insert(1, ("", f"{infeasible} were not expected to be met: {why}"))
     note = "shares of what the calibrated latency model predicts for the full model; 100%: no limit"
     return [*lines, ("SLOs", note)]

@@ -1,15 +1,17 @@
 """`pliant run`: chat with a model in the terminal, or answer one prompt."""
 
 import sys
+from contextlib import closing
 from typing import Annotated, cast
 
 import typer
 
+from pliant.cli.answer import spelled
 from pliant.cli.chat import Chat
 from pliant.engine.options import EngineOptions, Layout
 from pliant.engine.sampling import SamplingParams
-from pliant.errors import RequestError
-from pliant.slo import Slo
+from pliant.errors import RequestError, SloUnreachableError
+from pliant.slo import Compression, Slo
 
 _OPTIONS = EngineOptions()
 _SAMPLING = SamplingParams()
@@ -34,8 +36,12 @@ def run(
         str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what no level is predicted to meet.")
+        bool, typer.Option("--strict", help="Refuse what nothing is predicted to meet.")
     ] = False,
+    compress: Annotated[
+        str,
+        typer.Option(help="Shorten the prompt: auto, off, or to a ratio such as 0.5 or 50%."),
+    ] = "auto",
     system: Annotated[
         str | None, typer.Option(help="System message: what the model is for.")
     ] = None,
@@ -65,8 +71,9 @@ def run(
     """Chat with a model, or answer one prompt.
 
     Runs the full model unless --level names a smaller one, or --ttft and --tpot let pliant
-    choose the largest that is fast enough. If none is, the closest answers, or with --strict
-    none does. The answer goes to stdout, all else to stderr.
+    choose the level, and how much of the prompt it reads, so that the answer is fast enough. If
+    nothing is, the closest answers, or with --strict none does. The answer goes to stdout, all
+    else to stderr.
     """
     import pliant
 
@@ -75,10 +82,13 @@ def run(
         raise RequestError("--level fixes the level, --ttft and --tpot choose it: give one kind")
     if strict and slo is None:
         raise RequestError("--strict is about --ttft and --tpot: give at least one of them")
+    if compress != "auto" and slo is None:
+        raise RequestError("--compress is about --ttft and --tpot: give at least one of them")
+    compression = parse_compression(compress)
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if prompt is None and not sys.stdin.isatty():
-        prompt = _piped_text()
+        prompt = piped_text()
     if prompt is not None and not prompt.strip():
         raise RequestError("no prompt: give one as an argument or pipe it in")
     with pliant.load(bundle, options) as model:
@@ -89,15 +99,45 @@ def run(
             level=1.0 if level is None else level,
             slo=slo,
             policy="strict" if strict else "best_effort",
+            compression=compression,
             system=system or "",
         )
-        if prompt is None:
-            chat.repl()
-        elif chat.answer(prompt).is_stopped:
-            raise KeyboardInterrupt
+        with closing(chat):
+            _converse(chat, prompt)
 
 
-def _piped_text() -> str:
+def parse_compression(text: str) -> Compression:
+    """From `auto`, `off`, or a ratio such as `0.5` or `50%`. Raises RequestError."""
+    if text in ("auto", "off"):
+        return cast(Compression, text)
+    try:
+        ratio = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        ratio = 0.0
+    if not 0 < ratio <= 1:
+        raise RequestError(f"--compress is {text!r}; allowed: auto, off, or a ratio such as 0.5")
+    return ratio
+
+
+def slo_options(sides: dict[str, str]) -> str:
+    """An SLO as the options that ask for it."""
+    return " ".join(f"--{side} {text}" for side, text in sides.items())
+
+
+def _converse(chat: Chat, prompt: str | None) -> None:
+    if prompt is None:
+        chat.repl()
+        return
+    try:
+        told = chat.answer(prompt)
+    except SloUnreachableError as error:
+        raise spelled(error, slo_options) from error
+    if told.is_stopped:
+        raise KeyboardInterrupt
+
+
+def piped_text() -> str:
+    """Raises RequestError for bytes that are no text."""
     try:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:

@@ -5,9 +5,10 @@ from collections import defaultdict
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pliant.slo.encoding import measure_encoding
+from pliant.slo.encoding import measure_compressing, measure_encoding, measure_reading
 from pliant.slo.fit import Sample, fit_level, interpolate
-from pliant.slo.latency import PREFILL_CHUNK, LatencyModel, LevelLatency
+from pliant.slo.latency import PREFILL_CHUNK, EncodeCost, LatencyModel, LevelLatency
+from pliant.slo.reader import Reader
 from pliant.slo.rehearsal import Clock, Rehearsal, Visit
 from pliant.slo.schedule import MAX_ROUNDS, Point, Schedule, make_schedule
 
@@ -29,6 +30,7 @@ def calibrate(
     model: "ElasticModel",
     budget_s: float = CALIBRATION_BUDGET_S,
     *,
+    tlm: Reader | None = None,
     clock: Clock = time.perf_counter,
 ) -> LatencyModel:
     """Time short answers at every level, interleaved, and fit their costs.
@@ -37,16 +39,25 @@ def calibrate(
     is measured is what requests get, cold caches and new graphs included. Takes `budget_s`
     seconds at most, unless the model is slower than about two tokens a second; a big model is
     measured at fewer levels and shorter prompts, and the levels between are interpolated by
-    their cost. `clock` gives seconds. Raises BusyError if every slot of the model is in use.
+    their cost. `tlm` is timed, too. `clock` gives seconds. Raises BusyError if every slot of the
+    model is in use.
     """
     answers_s = budget_s * _SHARE_FOR_ANSWERS
     deadline = clock() + answers_s
     encoding = measure_encoding(model)
+    reading, compressing = _measure_tlm(model, tlm)
     with model.lease_slot() as slot:
         rehearsal = Rehearsal(model, clock, slot)
         schedule = _plan_within(rehearsal, answers_s)
         visits = _measure(rehearsal, schedule, deadline)
-    return LatencyModel(_fit_levels(model, schedule, visits), encoding, PREFILL_CHUNK)
+    levels = _fit_levels(model, schedule, visits)
+    return LatencyModel(levels, encoding, PREFILL_CHUNK, reading, compressing)
+
+
+def _measure_tlm(model: "ElasticModel", tlm: Reader | None) -> tuple[EncodeCost, EncodeCost]:
+    if tlm is None:
+        return EncodeCost(), EncodeCost()
+    return measure_reading(model, tlm), measure_compressing(model)
 
 
 def _plan_within(rehearsal: Rehearsal, budget_s: float) -> Schedule:

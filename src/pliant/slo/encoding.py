@@ -1,44 +1,79 @@
-"""Measure what becomes of a prompt before the engine sees it: chat template and tokenizer."""
+"""Measure what becomes of a prompt before the engine sees it: template, tokenizer, TLM."""
 
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import TYPE_CHECKING
 
 from pliant.errors import TemplateError
 from pliant.slo.latency import EncodeCost
+from pliant.slo.reader import Reader
+from pliant.tlm.protect import STRUCTURE
 
 if TYPE_CHECKING:
+    from pliant.engine.chat import Message
     from pliant.engine.model import ElasticModel, Prompt
 
 _REPEATS = 9
+_REPEATS_S = 0.5
 _SHORT_WORDS = 10
 _LONG_WORDS = 300
+_COMPRESSED = 0.5
 
 
 def measure_encoding(model: "ElasticModel") -> EncodeCost:
-    """From medians over a short and over a longer prompt; takes a few milliseconds."""
-    (short, short_ms), (long, long_ms) = (
-        _time(model, "word " * min(words, model.engine.context_length // 4))
-        for words in (_SHORT_WORDS, _LONG_WORDS)
-    )
+    """Template and tokenizer; takes a few milliseconds."""
+    return _measure(model, model.encode_prompt)
+
+
+def measure_reading(model: "ElasticModel", tlm: Reader) -> EncodeCost:
+    """The TLM's pass with both heads; takes a second at most unless one pass does."""
+    from pliant.tlm.compress import prompt_text
+
+    return _measure(model, lambda prompt: tlm.read(prompt_text(prompt), 0.5, 0.5))
+
+
+def measure_compressing(model: "ElasticModel") -> EncodeCost:
+    """Shortening a prompt by scores that are known; takes a second at most."""
+    from pliant.slo.shortening import Shortener
+    from pliant.tlm.model import Reading
+
+    nothing = Reading((), (), ())
+
+    def shorten(prompt: "Prompt") -> None:
+        Shortener(model, prompt, STRUCTURE).shorten(_COMPRESSED, nothing)
+
+    return _measure(model, shorten)
+
+
+def _measure(model: "ElasticModel", run: "Callable[[str | list[Message]], object]") -> EncodeCost:
+    """From medians over a short and over a longer prompt, per token of the model."""
+    room = model.engine.context_length // 4
+    prompts = [_prompt(model, min(words, room)) for words in (_SHORT_WORDS, _LONG_WORDS)]
+    short, long = (model.count_tokens(prompt) for prompt in prompts)
+    short_ms, long_ms = (_time_ms(run, prompt) for prompt in prompts)
     token_ms = max(0.0, long_ms - short_ms) / max(1, long - short)
     return EncodeCost(max(0.0, short_ms - token_ms * short), token_ms)
 
 
-def _time(model: "ElasticModel", text: str) -> tuple[int, float]:
-    """Tokens of a prompt and the milliseconds to get them."""
-    times = []
-    for _ in range(_REPEATS):
+def _time_ms(
+    run: "Callable[[str | list[Message]], object]", prompt: "str | list[Message]"
+) -> float:
+    times: list[float] = []
+    end = time.perf_counter() + _REPEATS_S
+    while not times or (len(times) < _REPEATS and time.perf_counter() < end):
         started = time.perf_counter()
-        tokens = _encode(model, text)
+        run(prompt)
         times.append(1000 * (time.perf_counter() - started))
-    return len(tokens), median(times)
+    return median(times)
 
 
-def _encode(model: "ElasticModel", text: str) -> list[int]:
+def _prompt(model: "ElasticModel", num_words: int) -> "str | list[Message]":
     """As a chat message where the model has a template for it, else as bare text."""
-    messages: Prompt = [{"role": "user", "content": text}]
+    text = "word " * num_words
+    messages: list[Message] = [{"role": "user", "content": text}]
     try:
-        return model.encode_prompt(messages)
+        model.encode_prompt(messages)
     except TemplateError:
-        return model.encode_prompt(text)
+        return text
+    return messages

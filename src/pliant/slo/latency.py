@@ -15,8 +15,10 @@ PREFILL_CHUNK = 512
 SHORT_CHUNK = 64
 """Below this many tokens ggml's attention goes token by token: other costs, fitted apart."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RATIO_TOLERANCE = 1e-6
+
+_PASSES = ("encoding", "reading", "compressing")
 
 # Above any real coefficient (milliseconds); what exceeds it is a damaged file.
 _MAX_COEFFICIENT_MS = 1e7
@@ -64,10 +66,13 @@ class LevelLatency:
 
 @dataclass(frozen=True)
 class EncodeCost:
-    """What template and tokenizer take, in milliseconds: per request and per prompt token."""
+    """What a pass over the prompt takes, in milliseconds: per request and per prompt token."""
 
     request_ms: float = 0.0
     token_ms: float = 0.0
+
+    def ms(self, num_tokens: int) -> float:
+        return self.request_ms + self.token_ms * num_tokens
 
 
 Coefficients = TypeVar("Coefficients", PrefillCost, DecodeCost, EncodeCost)
@@ -75,11 +80,17 @@ Coefficients = TypeVar("Coefficients", PrefillCost, DecodeCost, EncodeCost)
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicts TTFT and TPOT of every level; `levels` ascend by ratio."""
+    """Predicts TTFT and TPOT of every level; `levels` ascend by ratio.
+
+    `encoding` is what template and tokenizer take, `reading` the TLM's pass with both heads and
+    `compressing` choosing a prompt's words by its scores; both are 0 without a TLM.
+    """
 
     levels: tuple[LevelLatency, ...]
     encoding: EncodeCost
     prefill_chunk: int
+    reading: EncodeCost = EncodeCost()
+    compressing: EncodeCost = EncodeCost()
 
     def predict_ttft(self, level_ratio: float, prompt_tokens: int, start: int = 0) -> float:
         """Milliseconds to the first token of a prompt whose first token is at position `start`.
@@ -92,8 +103,7 @@ class LatencyModel:
             level.prefill_ms(min(self.prefill_chunk, end - at), at)
             for at in range(start, end, self.prefill_chunk)
         )
-        encode_ms = self.encoding.request_ms + self.encoding.token_ms * prompt_tokens
-        return encode_ms + sum(chunks)
+        return self.encoding.ms(prompt_tokens) + sum(chunks)
 
     def predict_tpot(self, level_ratio: float, kv_tokens: int) -> float:
         """Milliseconds per generated token with `kv_tokens` in the context.
@@ -120,7 +130,7 @@ class LatencyModel:
     @classmethod
     def from_json(cls, document: object) -> "LatencyModel":
         """Read what `to_json` wrote. Raises CorruptFileError for anything else."""
-        data = _mapping(document, {"version", "prefill_chunk", "encoding", "levels"})
+        data = _mapping(document, {"version", *(field.name for field in fields(cls))})
         if data["version"] != FORMAT_VERSION or isinstance(data["version"], bool):
             raise CorruptFileError(f"latency model: version {data['version']!r} is not supported")
         chunk = data["prefill_chunk"]
@@ -131,7 +141,8 @@ class LatencyModel:
             raise CorruptFileError("latency model: levels must be a list with at least one entry")
         levels = tuple(_read_level(row) for row in rows)
         _check_ratios([level.ratio for level in levels])
-        return cls(levels, _read(data["encoding"], EncodeCost), chunk)
+        passes = {name: _read(data[name], EncodeCost) for name in _PASSES}
+        return cls(levels, prefill_chunk=chunk, **passes)
 
 
 def _read_level(document: object) -> LevelLatency:

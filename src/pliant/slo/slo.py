@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pliant.errors import SloError
 
@@ -44,6 +45,15 @@ class Slo:
         """From text such as `0.4`, `40%`, `400ms` or `1.5s`. Raises SloError."""
         return cls(**_parse_side("ttft", ttft), **_parse_side("tpot", tpot))
 
+    def texts(self) -> dict[str, str]:
+        """Each side that has a limit, as `parse` takes it: {"ttft": "400ms", "tpot": "0.6"}."""
+        sides = {"ttft": (self.ttft, self.ttft_ms), "tpot": (self.tpot, self.tpot_ms)}
+        return {
+            side: _plain(time_ms) + "ms" if share is None else _plain(share)
+            for side, (share, time_ms) in sides.items()
+            if share is not None or time_ms is not None
+        }
+
     def __str__(self) -> str:
         sides = (_show_side(self.ttft, self.ttft_ms), _show_side(self.tpot, self.tpot_ms))
         return f"<{sides[0]},{sides[1]}>"
@@ -66,6 +76,11 @@ def _parse_side(side: str, text: str | None) -> dict[str, float]:
         hint = f"did you mean {text.strip()}ms?"
         raise SloError(f"{side} is {text!r}; allowed: {TEXT_FORMS}; {hint}")
     return {side: number / 100 if unit == "%" else number}
+
+
+def _plain(value: float | None) -> str:
+    """Without an exponent, which `parse` does not take."""
+    return format(Decimal(repr(float(value or 0.0))).normalize(), "f")
 
 
 def _show_side(share: float | None, time_ms: float | None) -> str:

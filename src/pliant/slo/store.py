@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from pliant.bundle.manifest import TLM_FILE
 from pliant.errors import CorruptFileError
 from pliant.paths import cache_folder
 from pliant.slo.calibration import CALIBRATION_BUDGET_S, calibrate
 from pliant.slo.latency import FORMAT_VERSION, LatencyModel
+from pliant.slo.reader import Reader
 
 if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel
@@ -37,15 +39,17 @@ def load_or_calibrate(
     model: "ElasticModel",
     budget_s: float = CALIBRATION_BUDGET_S,
     *,
+    tlm: Reader | None = None,
     before_calibration: Callable[[float], None] | None = None,
 ) -> LatencyModel:
     """This machine's latency model of `model`: from the cache, else measured now and kept.
 
-    `before_calibration` is told the budget in seconds when a measurement is about to begin.
-    What was measured while other programs took the cores is used but not kept. A cache folder
-    that cannot be written costs a measurement per start, not the request.
+    `tlm` is the model's and timed with it. `before_calibration` is told the budget in seconds
+    when a measurement is about to begin. What was measured while other programs took the cores is
+    used but not kept. A cache folder that cannot be written costs a measurement per start, not
+    the request.
     """
-    identity = describe(model)
+    identity = describe(model, tlm)
     path = cache_folder() / "latency" / f"{_digest(identity)}.json"
     latency = read(path, identity)
     if latency is not None:
@@ -53,7 +57,7 @@ def load_or_calibrate(
     if before_calibration is not None:
         before_calibration(budget_s)
     load = BusyCores()
-    latency = calibrate(model, budget_s)
+    latency = calibrate(model, budget_s, tlm=tlm)
     if load.others() + model.engine.threads > load.cores + _TOLERATED_BUSY_CORES:
         logger.warning("other programs were busy meanwhile: the next start measures again")
         return latency
@@ -83,7 +87,7 @@ class BusyCores:
         return float(busy - own.user - own.system)
 
 
-def describe(model: "ElasticModel") -> dict[str, Any]:
+def describe(model: "ElasticModel", tlm: Reader | None = None) -> dict[str, Any]:
     """Everything that measured latencies depend on, JSON-ready: model, machine, settings."""
     from pliant.ggml import library
 
@@ -100,7 +104,13 @@ def describe(model: "ElasticModel") -> dict[str, Any]:
         "kv_type": engine.options.kv_type,
         "context_length": engine.context_length,
         "ggml": library.load().version,
+        "tlm": None if tlm is None else _tlm_sha256(model),
     }
+
+
+def _tlm_sha256(model: "ElasticModel") -> str | None:
+    manifest = model.bundle.manifest
+    return None if manifest is None else manifest.files[TLM_FILE].sha256
 
 
 def cpu_model() -> str:

@@ -1,0 +1,281 @@
+"""`Orchestrator`: from a prompt and an SLO to a level and a shortened prompt, and what is learnt.
+
+Knows neither files nor the terminal; opening one for a bundle is `opening`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pliant.errors import BundleError, RequestError
+from pliant.slo.answer import Answer, AnswerStream
+from pliant.slo.choice import choose_by_reading, choose_by_rule, closest, unreachable
+from pliant.slo.decision import Compression, Decision, Policy
+from pliant.slo.grid import IDLE, State, Strategy, Work, make_grid
+from pliant.slo.latency import RATIO_TOLERANCE
+from pliant.slo.limits import Limits, resolve
+from pliant.slo.online import OnlineLatency
+from pliant.slo.reader import Reader
+from pliant.slo.slo import Slo
+from pliant.slo.stopwatch import Stopwatch
+from pliant.tlm.protect import STRUCTURE, Protect
+
+if TYPE_CHECKING:
+    from pliant.engine.generate import CancelSignal, Generation
+    from pliant.engine.model import ElasticModel, Prompt
+    from pliant.engine.sampling import SamplingParams
+    from pliant.slo.shortening import Shortener
+    from pliant.tlm.compress import CompressedPrompt
+    from pliant.tlm.model import Reading
+
+Grid = tuple[Strategy, ...]
+
+_WHOLE = (1.0,)
+
+
+class Orchestrator:
+    """Decides for each request, and learns from what it then took. Thread-safe as the model is.
+
+    `protect` says which parts of a prompt are never dropped.
+    """
+
+    def __init__(
+        self,
+        model: "ElasticModel",
+        latency: OnlineLatency,
+        tlm: Reader | None = None,
+        *,
+        protect: Protect = STRUCTURE,
+    ) -> None:
+        """Without a `tlm` prompts stay whole. Raises BundleError for one of other levels."""
+        self.model = model
+        self.latency = latency
+        self.tlm = tlm
+        self._levels = tuple(level.ratio for level in model.levels)
+        self._prepare = None if tlm is None else _preparation(model, protect)
+        if tlm is not None:
+            _check_levels(tlm, self._levels)
+
+    def close(self) -> None:
+        """Free the TLM; the model is the caller's. Idempotent."""
+        if self.tlm is not None:
+            self.tlm.close()
+
+    def __enter__(self) -> "Orchestrator":
+        return self
+
+    def __exit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decide(
+        self,
+        prompt: "Prompt",
+        slo: Slo,
+        *,
+        max_tokens: int,
+        state: State = IDLE,
+        policy: Policy = "best_effort",
+        compression: Compression = "auto",
+    ) -> Decision:
+        """The level and the shortened prompt for an answer of up to `max_tokens`.
+
+        Among the strategies that are predicted to meet both sides of the SLO with a margin, the
+        one that the TLM's decision head takes for likeliest; without a TLM, and where there is
+        no time to ask it, the largest level. Raises RequestError and its kin for a prompt that
+        the model cannot take, SloUnreachableError under the policy `strict`.
+        """
+        watch = Stopwatch()
+        _check_compression(compression)
+        tokens = self.model.encode_prompt(prompt)
+        work = self._work(len(tokens), max_tokens, state)
+        limits = self._limits(work, slo)
+        ratios = self._prompt_ratios(prompt, compression, limits)
+        with watch.timing("compress"):
+            prepare = None if ratios == _WHOLE else self._prepare
+            shortener = None if prepare is None else prepare(prompt)
+        work, candidates = self._candidates(work, shortener, ratios, limits)
+        if policy == "strict" and not any(s.feasible for s in candidates):
+            raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
+        with watch.timing("read"):
+            reading = self._read(shortener, limits) if work.is_read else None
+        strategy, why = self._pick(candidates, reading, limits)
+        with watch.timing("compress"):
+            short = _shorten(shortener, strategy, reading)
+        if short is not None:
+            prompt, tokens = short.prompt, self.model.encode_prompt(short.prompt)
+        return Decision(
+            strategy=strategy,
+            prompt=prompt,
+            kept=None if short is None else short.kept,
+            tokens=tokens,
+            candidates=candidates,
+            reading=reading,
+            limits=limits,
+            why=why,
+            work=work,
+            decide_ms=watch.total_ms(),
+            read_ms=watch.ms("read"),
+            compress_ms=watch.ms("compress"),
+        )
+
+    def observe(self, decision: Decision, generation: "Generation") -> None:
+        """Learn from what the decision's request took.
+
+        `generation.ttft_ms` counts from where the model began with it, after queue and restore.
+        """
+        if generation.finish_reason == "cancelled" and not generation.tokens:
+            return
+        work, level, base = decision.work, generation.level, self.latency.base
+        num_tokens = len(decision.tokens)
+        expected_ms = work.ttft_ms(base, level, num_tokens)
+        self.latency.observe_ttft(level, expected_ms, decision.decide_ms + generation.ttft_ms)
+        if generation.tpot_ms is not None:
+            kv_tokens = work.state.context_tokens + num_tokens + len(generation.tokens) // 2
+            expected_ms = base.predict_tpot(level, kv_tokens)
+            self.latency.observe_tpot(level, expected_ms, generation.tpot_ms)
+
+    def stream(
+        self,
+        prompt: "Prompt",
+        slo: Slo,
+        *,
+        max_tokens: int,
+        policy: Policy = "best_effort",
+        compression: Compression = "auto",
+        sampling: "SamplingParams | None" = None,
+        stop: Sequence[str] = (),
+        cancel: "CancelSignal | None" = None,
+    ) -> AnswerStream:
+        """Decide, and answer as `ElasticModel.stream` does; what it took is learned at the end.
+
+        Raises as `decide` does, before the first chunk is asked for.
+        """
+        decision = self.decide(
+            prompt, slo, max_tokens=max_tokens, policy=policy, compression=compression
+        )
+        chunks = self.model.stream(
+            decision.tokens,
+            level=decision.strategy.level,
+            max_tokens=decision.max_tokens,
+            sampling=sampling,
+            stop=stop,
+            cancel=cancel,
+        )
+        return AnswerStream(decision, chunks, self.observe)
+
+    def answer(self, prompt: "Prompt", slo: Slo, *, max_tokens: int, **options: Any) -> Answer:
+        """As `stream`, with its options, all at once."""
+        chunks = self.stream(prompt, slo, max_tokens=max_tokens, **options)
+        for _ in chunks:
+            pass
+        assert chunks.answer is not None
+        return chunks.answer
+
+    def _work(self, num_tokens: int, max_tokens: int, state: State) -> Work:
+        room = self.model.room_after(state.context_tokens + num_tokens)
+        return Work(num_tokens, min(max_tokens, room), state=state)
+
+    def _limits(self, work: Work, slo: Slo) -> Limits:
+        start = work.state.context_tokens
+        return resolve(self.latency.base, work.prompt_tokens, slo, work.max_tokens, start=start)
+
+    def _prompt_ratios(
+        self, prompt: "Prompt", compression: Compression, limits: Limits
+    ) -> tuple[float, ...]:
+        """Those to choose among; one of 1.0 alone leaves nothing for the TLM to do."""
+        is_auto, can_shorten = compression == "auto", self.tlm is not None and _is_text(prompt)
+        if isinstance(compression, float | int) and compression < 1 and not can_shorten:
+            why = "the bundle has no TLM" if self.tlm is None else "it is given as token ids"
+            raise RequestError(f"the prompt cannot be shortened: {why}")
+        if not is_auto:
+            return _WHOLE if compression == "off" else (float(compression),)
+        if self.tlm is None or not can_shorten or limits.are_none:
+            return _WHOLE
+        return self.tlm.prompt_ratios
+
+    def _candidates(
+        self,
+        work: Work,
+        shortener: "Shortener | None",
+        ratios: tuple[float, ...],
+        limits: Limits,
+    ) -> tuple[Work, Grid]:
+        """With the TLM's time in them, unless without it, and the whole prompt, there are some
+        that are feasible and with it none."""
+        if shortener is None:
+            return work, make_grid(self.latency, work, self._levels, _WHOLE, limits)
+        read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
+        grid = make_grid(self.latency, read, self._levels, ratios, limits)
+        if 1.0 not in ratios or any(s.feasible for s in grid):
+            return read, grid
+        whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
+        if not any(s.feasible for s in whole):
+            return read, grid
+        both = (*(s for s in grid if s.prompt_ratio < 1), *whole)
+        return work, tuple(sorted(both, key=lambda s: (s.level, s.prompt_ratio)))
+
+    def _read(self, shortener: "Shortener | None", limits: Limits) -> "Reading | None":
+        if self.tlm is None or shortener is None:
+            return None
+        return self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+
+    def _pick(
+        self, candidates: Grid, reading: "Reading | None", limits: Limits
+    ) -> tuple[Strategy, str]:
+        feasible = tuple(s for s in candidates if s.feasible)
+        pool = feasible or closest(candidates)
+        what = f"{len(pool)} {'feasible' if feasible else 'closest'} of {len(candidates)}"
+        if not feasible:
+            what += "; nothing is predicted to meet the SLO"
+        if reading is not None and self.tlm is not None:
+            strategy, share = choose_by_reading(pool, self.tlm, reading)
+            return strategy, f"the decision head's likeliest ({share:.0%}) of the {what}"
+        if limits.are_none:
+            return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
+        return choose_by_rule(pool), f"the largest level of the {what}"
+
+
+def _preparation(model: "ElasticModel", protect: Protect) -> "Callable[[Prompt], Shortener]":
+    """Loaded before the first request, which would wait for it."""
+    from pliant.slo.shortening import Shortener
+
+    return partial(Shortener, model, protect=protect)
+
+
+def _shorten(
+    shortener: "Shortener | None", strategy: Strategy, reading: "Reading | None"
+) -> "CompressedPrompt | None":
+    """The prompt at the strategy's ratio; None if it stays whole."""
+    if shortener is None or reading is None or strategy.prompt_ratio >= 1:
+        return None
+    return shortener.shorten(strategy.prompt_ratio, reading)
+
+
+def _is_text(prompt: "Prompt") -> bool:
+    """Whether `prompt` is a text or messages; token ids cannot be shortened."""
+    return isinstance(prompt, str) or all(isinstance(item, Mapping) for item in prompt)
+
+
+def _check_levels(tlm: Reader, levels: Sequence[float]) -> None:
+    are_equal = len(tlm.levels) == len(levels) and all(
+        abs(a - b) <= RATIO_TOLERANCE for a, b in zip(tlm.levels, levels, strict=True)
+    )
+    if not are_equal:
+        theirs, ours = (", ".join(f"{ratio:g}" for ratio in r) for r in (tlm.levels, levels))
+        raise BundleError(
+            f"the TLM decides among levels {theirs}, but the model has {ours}: "
+            "train it for this bundle"
+        )
+
+
+def _check_compression(compression: Compression) -> None:
+    is_ratio = isinstance(compression, int | float) and not isinstance(compression, bool)
+    if not (compression in ("auto", "off") or (is_ratio and 0 < float(compression) <= 1)):
+        raise RequestError(
+            f"compression is {compression!r}; allowed: auto, off, or a prompt ratio above 0 and "
+            "at most 1"
+        )

@@ -1,0 +1,281 @@
+"""Decisions on a real model with the latencies of a synthetic one."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pliant import ElasticModel, EngineOptions, load
+from pliant.errors import BundleError, ContextOverflowError, RequestError, SloUnreachableError
+from pliant.slo import EncodeCost, OnlineLatency, Orchestrator, Slo, State, Strategy
+from pliant.tlm.protect import EVERYTHING
+from support.readers import FixedReader
+from support.synthetic_latency import make_latency
+from support.tiny_bundle import RATIOS, make_tiny_bundle
+
+SYSTEM = {"role": "system", "content": "Answer from the notifications."}
+WORDS = "the message from the station says that all trains are late because of the weather and "
+PROMPT = [SYSTEM, {"role": "user", "content": WORDS * 4 + "\nWhat does the message say?"}]
+BASE = replace(
+    make_latency(RATIOS), reading=EncodeCost(0.2, 0.001), compressing=EncodeCost(0.1, 0.001)
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticModel]:
+    bundle = make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", context=1024)
+    with load(bundle.path, EngineOptions(threads=1)) as model:
+        yield model
+
+
+def _reader(**options: Any) -> FixedReader:
+    return FixedReader(levels=RATIOS, **options)
+
+
+def _orchestrator(model: ElasticModel, tlm: FixedReader | None = None, **more: Any) -> Orchestrator:
+    return Orchestrator(model, OnlineLatency(BASE), tlm, **more)
+
+
+def _pair(strategy: Strategy) -> tuple[float, float]:
+    return strategy.level, strategy.prompt_ratio
+
+
+def test_the_decision_heads_favourite_is_taken_if_it_is_feasible(model: ElasticModel) -> None:
+    reader = _reader(level=0.5, prompt_ratio=0.7)
+    decision = _orchestrator(model, reader).decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    assert _pair(decision.strategy) == (0.5, 0.7)
+    assert decision.strategy.feasible and decision.reading is not None
+    assert len(decision.candidates) == 30
+    assert "decision head" in decision.why and "feasible of 30" in decision.why
+    [(text, ttft, tpot)] = reader.asked
+    assert text == f"{SYSTEM['content']}\n{PROMPT[1]['content']}"
+    assert (ttft, tpot) == pytest.approx((0.8, 0.8))
+
+
+def test_what_is_run_is_the_prompt_shortened_and_still_messages(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader(level=0.5, prompt_ratio=0.5))
+    decision = orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    short = decision.prompt
+    assert [message["role"] for message in short] == ["system", "user"]  # type: ignore[call-overload, index]
+    assert short[0] == SYSTEM and short[1]["content"].endswith("What does the message say?")  # type: ignore[call-overload, index]
+    assert decision.tokens == model.encode_prompt(short)
+    assert len(decision.tokens) <= decision.strategy.prompt_tokens
+    assert decision.prompt_ratio == pytest.approx(0.5, abs=0.05)
+    assert decision.read_ms > 0 and decision.compress_ms > 0
+    assert decision.read_ms + decision.compress_ms <= decision.decide_ms
+
+
+def test_a_favourite_that_is_too_slow_gives_way(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader(level=1.0, prompt_ratio=1.0))
+    strategy = orchestrator.decide(PROMPT, Slo(0.4, 0.6), max_tokens=8).strategy
+    assert strategy.feasible and _pair(strategy) == (0.3, 1.0)
+
+
+def test_a_looser_slo_is_never_decided_worse(model: ElasticModel) -> None:
+    """By the opinion of the heads, which here do not depend on the SLO."""
+    reader = _reader(level=0.9, prompt_ratio=0.9)
+    reading = reader.read("")
+    worth = []
+    for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        found = _orchestrator(model, reader).decide(PROMPT, Slo(share, share), max_tokens=8)
+        of_level = reading.levels[RATIOS.index(found.strategy.level)]
+        ratio = reader.prompt_ratios.index(found.strategy.prompt_ratio)
+        worth.append(of_level * reading.prompt_ratios[ratio])
+    assert worth == sorted(worth) and worth[0] < worth[-1]
+
+
+def test_without_a_tlm_the_largest_level_reads_the_whole_prompt(model: ElasticModel) -> None:
+    decision = _orchestrator(model).decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    assert _pair(decision.strategy) == (0.5, 1.0)
+    assert decision.prompt is PROMPT and decision.reading is None
+    assert decision.prompt_ratio == 1.0 and decision.kept is None
+    assert "largest level" in decision.why
+
+
+@pytest.mark.parametrize("slo", [Slo(), Slo(1.0, 1.0)])
+def test_without_a_limit_nothing_is_given_up_nor_read(model: ElasticModel, slo: Slo) -> None:
+    reader = _reader(level=0.3, prompt_ratio=0.1)
+    decision = _orchestrator(model, reader).decide(PROMPT, slo, max_tokens=8)
+    assert _pair(decision.strategy) == (1.0, 1.0) and reader.asked == []
+    assert decision.why.startswith("no limit")
+
+
+def test_where_there_is_no_time_to_read_the_rule_decides(model: ElasticModel) -> None:
+    slow = replace(BASE, reading=EncodeCost(1000.0, 0.0))
+    reader = _reader()
+    orchestrator = Orchestrator(model, OnlineLatency(slow), reader)
+    decision = orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    assert _pair(decision.strategy) == (0.5, 1.0)
+    assert decision.strategy.feasible and reader.asked == []
+
+
+def test_compression_can_be_off_or_forced(model: ElasticModel) -> None:
+    reader = _reader(level=0.3, prompt_ratio=0.2)
+    orchestrator = _orchestrator(model, reader)
+    off = orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8, compression="off")
+    assert _pair(off.strategy) == (0.5, 1.0) and reader.asked == []
+    forced = orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8, compression=0.65)
+    assert _pair(forced.strategy) == (0.3, 0.65)
+    assert forced.prompt_ratio == pytest.approx(0.65, abs=0.05)
+    free = orchestrator.decide(PROMPT, Slo(), max_tokens=8, compression=0.65)
+    assert free.prompt_ratio == pytest.approx(0.65, abs=0.05)
+
+
+@pytest.mark.parametrize("compression", [0, -0.5, 1.5, float("nan"), True, "most"])
+def test_bad_compression_is_refused(model: ElasticModel, compression: Any) -> None:
+    with pytest.raises(RequestError, match="compression is .*; allowed: auto, off"):
+        _orchestrator(model, _reader()).decide(PROMPT, Slo(), max_tokens=8, compression=compression)
+
+
+def test_what_cannot_be_shortened_is_said_if_that_was_asked(model: ElasticModel) -> None:
+    with pytest.raises(RequestError, match="no TLM"):
+        _orchestrator(model).decide(PROMPT, Slo(0.8), max_tokens=8, compression=0.5)
+    tokens, reader = [7, 8, 9] * 30, _reader()
+    with pytest.raises(RequestError, match="token ids"):
+        _orchestrator(model, reader).decide(tokens, Slo(0.8), max_tokens=8, compression=0.5)
+    decision = _orchestrator(model, reader).decide(tokens, Slo(0.8), max_tokens=8)
+    assert _pair(decision.strategy) == (0.5, 1.0) and reader.asked == []
+
+
+def test_protected_parts_set_a_floor_to_the_prompt(model: ElasticModel) -> None:
+    numbers = [{"role": "user", "content": "1 22 333 4444 55555 " * 12 + "\nWhich?"}]
+    decisions = [
+        _orchestrator(model, _reader(level=0.3, prompt_ratio=0.1), **options).decide(
+            numbers, Slo(0.8, 0.8), max_tokens=8
+        )
+        for options in ({}, {"protect": EVERYTHING})
+    ]
+    assert decisions[0].prompt_ratio < 0.35
+    assert decisions[1].prompt_ratio > 0.9
+    for decision in decisions:
+        floors = {s.prompt_tokens for s in decision.candidates if s.prompt_ratio == 0.1}
+        assert floors == {len(decision.tokens)}
+
+
+def test_strict_refuses_what_best_effort_flags(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader())
+    slo = Slo(ttft_ms=0.01)
+    decision = orchestrator.decide(PROMPT, slo, max_tokens=8)
+    assert not decision.strategy.feasible and decision.strategy.level == 0.3
+    assert "nothing is predicted to meet the SLO" in decision.why
+    with pytest.raises(SloUnreachableError) as raised:
+        orchestrator.decide(PROMPT, slo, max_tokens=8, policy="strict")
+    reachable = Slo(**raised.value.reachable)
+    assert orchestrator.decide(PROMPT, reachable, max_tokens=8, policy="strict").strategy.feasible
+
+
+def test_an_slo_out_of_reach_for_tpot_does_not_cost_the_prompt(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader(level=0.3, prompt_ratio=1.0))
+    decision = orchestrator.decide(PROMPT, Slo(ttft=0.9, tpot_ms=0.001), max_tokens=8)
+    assert decision.strategy.level == 0.3 and decision.strategy.prompt_ratio >= 0.9
+
+
+def test_a_tlm_of_other_levels_is_refused(model: ElasticModel) -> None:
+    with pytest.raises(BundleError, match=r"0\.2, .*but the model has 0\.3, 0\.5, 1"):
+        _orchestrator(model, FixedReader())
+
+
+def test_answers_end_where_the_context_does(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model)
+    room = model.engine.context_length - model.count_tokens(PROMPT)
+    assert orchestrator.decide(PROMPT, Slo(), max_tokens=10**6).max_tokens == room
+    state = State(context_tokens=room - 3)
+    assert orchestrator.decide(PROMPT, Slo(), max_tokens=99, state=state).max_tokens == 3
+    with pytest.raises(ContextOverflowError):
+        orchestrator.decide(PROMPT, Slo(), max_tokens=9, state=State(context_tokens=room))
+
+
+@pytest.mark.parametrize("text", ["a", "?", "日本語のテキスト", "x" * 300])
+def test_odd_prompts_are_decided_and_never_get_longer(model: ElasticModel, text: str) -> None:
+    for prompt in (text, [{"role": "user", "content": text}]):
+        decision = _orchestrator(model, _reader(prompt_ratio=0.1)).decide(
+            prompt, Slo(0.5, 0.6), max_tokens=8
+        )
+        assert 0 < len(decision.tokens) <= model.count_tokens(prompt)
+
+
+def test_answers_are_timed_from_arrival_and_learned_from(model: ElasticModel) -> None:
+    """The model's own times have nothing to do with those that it was calibrated to."""
+    orchestrator = _orchestrator(model, _reader(seconds=0.05))
+    slo = Slo(ttft_ms=1e6, tpot_ms=1e6)
+    answer = orchestrator.answer(PROMPT, slo, max_tokens=6)
+    assert answer.decision.read_ms >= 50
+    assert answer.ttft_ms == answer.decision.decide_ms + answer.generation.ttft_ms
+    assert answer.is_slo_met and len(answer.generation.tokens) > 0
+    for _ in range(9):
+        orchestrator.answer(PROMPT, slo, max_tokens=6)
+    again = orchestrator.answer(PROMPT, slo, max_tokens=6)
+    predicted_ms = again.decision.strategy.predicted_ttft_ms
+    assert predicted_ms > 5 * answer.decision.strategy.predicted_ttft_ms
+    assert predicted_ms == pytest.approx(again.ttft_ms, rel=0.8)
+    sides = {(report.side, report.level) for report in orchestrator.latency.errors()}
+    assert sides == {("ttft", 0.5), ("tpot", 0.5)}
+
+
+def test_a_stream_ends_with_its_answer_and_can_be_closed(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model)
+    stream = orchestrator.stream(PROMPT, Slo(), max_tokens=5)
+    assert stream.answer is None
+    texts = [chunk.text for chunk in stream]
+    assert stream.answer is not None
+    assert "".join(texts) == stream.answer.generation.text
+    assert stream.answer.generation.text == model.generate(PROMPT, max_tokens=5).text
+    cut = orchestrator.stream(PROMPT, Slo(), max_tokens=5)
+    next(cut)
+    cut.close()
+    assert cut.answer is None
+    with model.lease_slot():
+        pass
+
+
+def test_nothing_is_learned_from_an_answer_that_never_began(model: ElasticModel) -> None:
+    class Cancelled:
+        def is_set(self) -> bool:
+            return True
+
+    orchestrator = _orchestrator(model)
+    orchestrator.answer(PROMPT, Slo(), max_tokens=5, cancel=Cancelled())
+    assert orchestrator.latency.errors() == ()
+
+
+def test_deciding_takes_little_time(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader())
+    orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    begun = time.perf_counter()
+    for _ in range(10):
+        orchestrator.decide(PROMPT, Slo(0.8, 0.8), max_tokens=8)
+    assert time.perf_counter() - begun < 1.0
+
+
+def test_closing_frees_the_tlm(model: ElasticModel) -> None:
+    reader = _reader()
+    with _orchestrator(model, reader):
+        assert not reader.is_closed
+    assert reader.is_closed
+
+
+def test_a_bundles_own_tlm_is_opened_timed_and_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pliant.slo import open_orchestrator
+    from pliant.tlm.install import install_tlm
+    from pliant.tlm.training.build import fresh_network
+    from pliant.tlm.training.export import write_tlm
+
+    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
+    bundle = make_tiny_bundle(tmp_path / "tiny", context=512)
+    write_tlm(tmp_path / "tlm.gguf", fresh_network(bundle))
+    install_tlm(bundle.path, tmp_path / "tlm.gguf")
+    with (
+        load(bundle.path, EngineOptions(threads=1)) as model,
+        open_orchestrator(model, budget_s=1.0) as orchestrator,
+    ):
+        base = orchestrator.latency.base
+        assert base.reading.ms(100) > 0 < base.compressing.ms(100)
+        answer = orchestrator.answer(PROMPT, Slo(ttft_ms=1e5), max_tokens=4)
+        assert answer.decision.reading is not None
+        assert sum(answer.decision.reading.levels) == pytest.approx(1)
+        assert len(answer.decision.candidates) == 30
