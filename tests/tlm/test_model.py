@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.bundle import Bundle
-from pliant.errors import RequestError, SloError
+from pliant.errors import CorruptFileError, RequestError, SloError
 from pliant.tlm.model import TinyModel
 from pliant.tlm.training.export import write_tlm
 from pliant.tlm.training.network import TinyNetwork
@@ -134,6 +134,19 @@ def test_several_threads_get_their_own_answers(model: TinyModel) -> None:
 def test_what_is_no_slo_is_refused(model: TinyModel) -> None:
     with pytest.raises(SloError, match="ttft is 1.5"):
         model.read("a", 1.5)
+
+
+def test_damaged_weights_are_noticed(bundle: Bundle, network: TinyNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "tlm.gguf"
+    info = write_tlm(path, network).gguf.tensors["trunk.0.attn_output.weight"]
+    with path.open("r+b") as file:
+        file.seek(info.offset)
+        file.write(np.float16(np.inf).tobytes())
+    with (
+        TinyModel(path, model=bundle.gguf.path) as model,
+        pytest.raises(CorruptFileError, match="weights are damaged"),
+    ):
+        model.read("Turn on the wifi")
 
 
 def test_a_closed_model_says_so(bundle: Bundle, network: TinyNetwork, tmp_path: Path) -> None:

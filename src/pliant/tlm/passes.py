@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.engine.threads import FreeCores, physical_cores
-from pliant.errors import RequestError
+from pliant.errors import CorruptFileError, RequestError
 from pliant.ggml.backend import Backend, GraphAllocator
 from pliant.ggml.tensor import Tensor
 from pliant.tlm.config import FRAME
@@ -47,6 +47,7 @@ class PassRunner:
 
     def __init__(self, file: TlmFile, threads: int | None) -> None:
         self._config = file.config
+        self._path = file.gguf.path
         self.max_tokens = max(PASS_TOKENS, MAX_DECIDING * file.config.window)
         self._weights = TlmWeights(file)
         self._inputs = TlmInputs(file.config, self.max_tokens)
@@ -76,7 +77,10 @@ class PassRunner:
     def run(
         self, shape: PassShape, windows: Sequence[Sequence[int]], slo: tuple[int, int]
     ) -> PassResult:
-        """Compute windows of at most `shape.length` - 2 tokens each."""
+        """Compute windows of at most `shape.length` - 2 tokens each.
+
+        Raises RequestError after close(), CorruptFileError if the weights give no numbers.
+        """
         with self._lock:
             if self._closed:
                 raise RequestError("the tiny language model is closed")
@@ -84,7 +88,9 @@ class PassRunner:
             self._inputs.write(shape, windows, slo)
             self._backend.threads = min(self._threads, self._free_cores.count())
             self._backend.compute(graph.address)
-            return _result(graph, shape)
+            result = _result(graph, shape)
+        self._check_numbers(result)
+        return result
 
     def close(self) -> None:
         """Free everything. Idempotent."""
@@ -97,6 +103,14 @@ class PassRunner:
             self._backend.close()
             self._inputs.close()
             self._weights.close()
+
+    def _check_numbers(self, result: PassResult) -> None:
+        """A flipped bit in a weight can turn everything behind it into infinities."""
+        for logits in (result.hidden, result.scores, result.prompt_ratios, result.levels):
+            if logits is not None and not np.isfinite(logits).all():
+                raise CorruptFileError(
+                    f"{self._path}: its weights are damaged, it computes no numbers"
+                )
 
     def _reserve(self) -> None:
         """Take the memory of the largest graph now, so that it need not move later."""
