@@ -1,0 +1,1 @@
+"""The tiny language model beside the LLM: which words of a prompt are worth keeping."""
