@@ -19,6 +19,7 @@ PliantError                     something pliant can explain in one sentence
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 ├── LabelError                  a file of labels, tasks or text pairs cannot be used
+├── TrainingError               the tiny language model cannot be built or trained as asked
 └── MissingExtraError           an optional dependency is not installed
 """
 
@@ -113,6 +114,10 @@ class ElastifyError(PliantError):
 
 class LabelError(PliantError):
     code = "label_error"
+
+
+class TrainingError(PliantError):
+    code = "training_error"
 
 
 class MissingExtraError(PliantError):

@@ -12,7 +12,7 @@ from pliant.bundle.installed import InstalledBundle, installed_bundles
 from pliant.bundle.levels import check_levels, with_adapter
 from pliant.bundle.plan import LayerPlan, Level, Plan
 from pliant.bundle.tensors import weight_tensors
-from pliant.bundle.write import write_bundle
+from pliant.bundle.write import put_tlm, write_bundle
 
 __all__ = [
     "FAMILIES",
@@ -36,6 +36,7 @@ __all__ = [
     "installed_bundles",
     "open_bundle",
     "per_token_cost",
+    "put_tlm",
     "weight_tensors",
     "with_adapter",
     "write_adapter",

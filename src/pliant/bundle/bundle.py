@@ -14,7 +14,7 @@ from pliant.bundle.architecture import Architecture
 from pliant.bundle.gguf import GgufFile
 from pliant.bundle.installed import find_installed
 from pliant.bundle.levels import check_levels
-from pliant.bundle.manifest import MANIFEST_FILE, MODEL_FILE, FileRecord, Manifest
+from pliant.bundle.manifest import MANIFEST_FILE, MODEL_FILE, TLM_FILE, FileRecord, Manifest
 from pliant.bundle.plan import Level, Plan
 from pliant.bundle.vocabulary import check_vocabulary
 from pliant.errors import BundleNotFoundError, CorruptFileError, PlanError, UnknownLevelError
@@ -44,6 +44,12 @@ class Bundle:
         if self.manifest is not None:
             return self.manifest.files[MODEL_FILE].sha256
         return FileRecord.of(self.gguf.path).sha256
+
+    @property
+    def tlm_path(self) -> Path | None:
+        """The bundle's tiny language model, if it has one."""
+        has_tlm = self.manifest is not None and TLM_FILE in self.manifest.files
+        return locate(self.path, TLM_FILE) if has_tlm else None
 
     def level(self, ratio: float) -> Level:
         """The level called `ratio`; raises UnknownLevelError, which lists those there are."""

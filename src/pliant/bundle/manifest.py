@@ -17,6 +17,7 @@ from pliant.errors import BundleNotFoundError, CorruptFileError, PlanError, Unsu
 
 MANIFEST_FILE = "pliant.json"
 MODEL_FILE = "model.gguf"
+TLM_FILE = "tlm.gguf"
 REPORT_PAGE_FILE = "report.html"
 REPORT_DATA_FILE = "report.json"
 FORMAT = "pliant-bundle"

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from pliant.bundle.manifest import (
     MODEL_FILE,
     REPORT_DATA_FILE,
     REPORT_PAGE_FILE,
+    TLM_FILE,
     FileRecord,
     Manifest,
     is_file_name,
@@ -30,6 +32,7 @@ from pliant.errors import BundleError
 
 # A report that says how the bundle was made may lie in it.
 REPORT_FILES = {REPORT_PAGE_FILE, REPORT_DATA_FILE}
+_NOT_ADAPTERS = {MODEL_FILE, MANIFEST_FILE, TLM_FILE, *REPORT_FILES}
 
 
 def write_bundle(
@@ -81,6 +84,35 @@ def write_bundle(
     return open_bundle(folder)
 
 
+def put_tlm(folder: str | Path, tlm_gguf: str | Path) -> Bundle:
+    """Copy `tlm_gguf` into the bundle at `folder`, in the place of an older one; returns it opened.
+
+    As with `write_bundle` the folder is replaced as a whole; its other files are linked, not
+    copied. What is in the file is not looked at (`pliant.tlm.install_tlm` does). Raises
+    BundleError if the bundle cannot be opened or written.
+    """
+    folder = Path(folder).absolute()
+    old = open_bundle(folder)
+    if old.manifest is None:
+        raise BundleError(f"{folder} is a single file; a tiny language model needs a bundle")
+    refuse_foreign(folder)
+    draft = _beside(folder, "new")
+    try:
+        draft.mkdir()
+        for name in old.manifest.files.keys() - {TLM_FILE}:
+            _link(folder / name, draft / name)
+        record = _copy(Path(tlm_gguf), draft / TLM_FILE)
+        manifest = replace(old.manifest, files={**old.manifest.files, TLM_FILE: record})
+        _write_text(draft / MANIFEST_FILE, manifest.to_text())
+        open_bundle(draft)
+        _replace(folder, draft)
+    except OSError as error:
+        raise BundleError(f"cannot write the bundle {folder}: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return open_bundle(folder)
+
+
 def refuse_foreign(folder: Path) -> None:
     """Raise BundleError unless a bundle can be written at `folder`, an absolute path.
 
@@ -120,7 +152,7 @@ def _open_adapters(
         odd = ", ".join(sorted(map(str, named ^ adapters.keys())))
         raise BundleError(f"adapters that are not both named by a level and given: {odd}")
     for name in adapters:
-        if not is_file_name(name) or name in {MODEL_FILE, MANIFEST_FILE, *REPORT_FILES}:
+        if not is_file_name(name) or name in _NOT_ADAPTERS:
             raise BundleError(f"{name!r} cannot name an adapter")
     return {name: Adapter.open(path) for name, path in adapters.items()}
 
@@ -134,6 +166,14 @@ def _copy(source: Path, target: Path) -> FileRecord:
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     return FileRecord.of(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of the same content, or a copy where the file system has no such thing."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        _copy(source, target)
 
 
 def _write_text(path: Path, text: str) -> None:

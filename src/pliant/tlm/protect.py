@@ -28,9 +28,7 @@ class Protect:
     def __post_init__(self) -> None:
         for pair in self.markers:
             if len(pair) != 2 or not all(isinstance(text, str) and text for text in pair):
-                raise RequestError(
-                    f"a marker is a pair of texts (opening, closing), not {pair!r}"
-                )
+                raise RequestError(f"a marker is a pair of texts (opening, closing), not {pair!r}")
 
 
 # Without what belongs to the content: the ratio asked for is nearly always reached.
