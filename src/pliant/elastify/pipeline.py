@@ -33,7 +33,7 @@ from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels
 from pliant.elastify.recovery.options import Recovery
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.report.tasks import Question, read_tasks
+from pliant.elastify.report.tasks import read_tasks
 from pliant.elastify.report.write import make_report
 from pliant.elastify.source import Device, Dtype, SourceConfig, choose_device, load_model
 from pliant.elastify.steps import (
@@ -51,6 +51,7 @@ from pliant.elastify.verify import (
     check_tokens,
 )
 from pliant.elastify.work import WorkFolder
+from pliant.engine.questions import Question
 
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
 

@@ -12,9 +12,10 @@ import torch
 
 from pliant.bundle import Bundle
 from pliant.elastify.progress import Track, untracked
-from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
+from pliant.elastify.report.tasks import TaskScore, score_tasks
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
+from pliant.engine.questions import Question
 from pliant.engine.sampling import log_softmax
 from pliant.engine.scoring import all_logits
 

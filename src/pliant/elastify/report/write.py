@@ -16,9 +16,9 @@ from pliant.elastify.report.data import Report
 from pliant.elastify.report.measure import measure_levels
 from pliant.elastify.report.page import render_page
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.report.tasks import Question
 from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import Verification
+from pliant.engine.questions import Question
 from pliant.errors import ElastifyError
 
 
