@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pliant.elastify.progress import Track, untracked
+from pliant.progress import Track, untracked
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pliant.elastify.progress import Track, untracked
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 BATCH_TOKENS = 512
 

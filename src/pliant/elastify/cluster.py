@@ -19,13 +19,13 @@ import torch
 
 from pliant.bundle.plan import Level
 from pliant.elastify.importance import Estimate, taylor_scores
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
 from pliant.errors import ElastifyError, MissingExtraError, PliantError
+from pliant.progress import Track, untracked
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.calibration import mean_loss
 from pliant.elastify.gates import Gates
 from pliant.elastify.gradients import each_gradient
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import (
     Projection,
@@ -30,6 +29,7 @@ from pliant.elastify.units import (
     sum_units,
 )
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 Batches = Sequence[torch.Tensor]
 DEFAULT_IMPORTANCE = "activation"

@@ -27,7 +27,6 @@ from pliant.elastify.importance import DEFAULT_IMPORTANCE, check_importance
 from pliant.elastify.inputs import WINDOW_TOKENS, WINDOWS, check_source
 from pliant.elastify.levels import TARGET_RATIOS
 from pliant.elastify.plans import DEFAULT_PLANS, PlanChoice, check_plan_kind
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels
@@ -52,6 +51,7 @@ from pliant.elastify.verify import (
 )
 from pliant.elastify.work import WorkFolder
 from pliant.engine.questions import Question
+from pliant.progress import Track, untracked
 
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
 

@@ -15,9 +15,9 @@ from pliant.elastify.allocation import allocate_levels
 from pliant.elastify.calibration import spread
 from pliant.elastify.gates import Gates
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 PLAN_KINDS = ("best", "uniform", "global")
 DEFAULT_PLANS = "best"

@@ -24,7 +24,6 @@ from pliant.elastify.export import write_gguf
 from pliant.elastify.inputs import Source
 from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.precision import widen
-from pliant.elastify.progress import Track
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
 from pliant.elastify.recovery.options import Recovery
@@ -38,6 +37,7 @@ from pliant.elastify.verify import (
     sample_length,
 )
 from pliant.elastify.work import WorkFolder
+from pliant.progress import Track
 
 Report = Callable[[str], None]
 

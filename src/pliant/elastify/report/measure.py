@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from pliant.bundle import Bundle
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.report.tasks import TaskScore, score_tasks
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.engine.questions import Question
 from pliant.engine.sampling import log_softmax
 from pliant.engine.scoring import all_logits
+from pliant.progress import Track, untracked
 
 # Every level computes them once or twice; perplexities of the same text compare well on fewer
 # tokens than estimating importance takes.

@@ -10,7 +10,6 @@ import torch
 
 from pliant.bundle import Bundle
 from pliant.bundle.manifest import REPORT_DATA_FILE, REPORT_PAGE_FILE
-from pliant.elastify.progress import Track
 from pliant.elastify.report.collect import collect_report
 from pliant.elastify.report.data import Report
 from pliant.elastify.report.measure import measure_levels
@@ -20,6 +19,7 @@ from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import Verification
 from pliant.engine.questions import Question
 from pliant.errors import ElastifyError
+from pliant.progress import Track
 
 
 def make_report(
