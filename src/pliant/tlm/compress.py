@@ -1,15 +1,30 @@
 """Shorten prompts: drop the words worth least, keep what is protected, in order."""
 
-from collections.abc import Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from pliant.bundle import Bundle, open_bundle
 from pliant.engine.chat import Message
 from pliant.engine.model import DEFAULT_BUNDLE, ElasticModel
+from pliant.engine.tokenizer import Tokenizer
+from pliant.errors import BundleError, RequestError
+from pliant.tlm.offsets import readable, token_ranges
 from pliant.tlm.protect import Protect
 from pliant.tlm.scores import Scorer
+from pliant.tlm.segments import Segment, prompt_text, segment_units, segments_of, with_texts
+from pliant.tlm.selection import kept_ranges, longest_fitting, ranked, word_scores
+from pliant.tlm.units import Unit
+
+__all__ = ["Compressed", "CompressedPrompt", "compress", "compress_prompt", "prompt_text"]
 
 CharRange = tuple[int, int]
+_Prompt = str | Sequence[Message]
+_Kept = tuple[tuple[CharRange, ...], ...]  # one for each segment
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,19 @@ def compress(
     """`text` in at most `ratio` of its tokens, as far as what is protected allows.
 
     Words are dropped whole, those of the lowest score first; the rest stays in order. The
-    tokens are those of `model`, a loaded one or a bundle's name or path. Without a `scorer` the
-    bundle's TLM scores. Raises RequestError for a ratio outside 0..1 and BundleError if the
-    bundle has no TLM and no scorer is given.
+    tokens are those of `model`, a loaded one or a bundle's name or path, which is opened for this
+    call. Without a `scorer` the bundle's TLM scores. Raises RequestError for a ratio outside
+    0..1, BundleError if a scorer is needed, but none is given and the bundle has no TLM.
     """
-    raise NotImplementedError
+    if not isinstance(text, str):
+        raise RequestError("compress takes one text; compress_prompt takes messages")
+    with _vocabulary(model) as (bundle, tokenizer):
+        job = _Job(text, ratio, tokenizer, lambda each: len(tokenizer.encode(str(each))), protect)
+        done = job.run(scorer, bundle)
+    assert isinstance(done.prompt, str)
+    return Compressed(
+        done.prompt, done.kept, done.ratio, ratio, done.num_tokens, done.num_original_tokens
+    )
 
 
 def compress_prompt(
@@ -73,14 +96,127 @@ def compress_prompt(
     """As `compress`, for a text or messages; messages stay messages, roles and all.
 
     The ratio is that of the prompt's tokens in all, so that it is what prefill pays. The scorer
-    gets `prompt_text(prompt)` as one text.
+    gets `prompt_text(prompt)` as one text. Raises as `compress` and `ElasticModel.encode_prompt`.
     """
-    raise NotImplementedError
+
+    def count(each: _Prompt) -> int:
+        return len(model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each))
+
+    return _Job(prompt, ratio, model.tokenizer, count, protect).run(scorer, model.bundle)
 
 
-def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """What the TLM reads of a prompt: its text, or its messages' texts, one line break between.
+class _Job:
+    """One prompt on its way: its words, what they cost, and how many of them fit."""
 
-    Raises RequestError for token ids, which cannot be compressed.
-    """
-    raise NotImplementedError
+    def __init__(
+        self,
+        prompt: _Prompt,
+        ratio: float,
+        tokenizer: Tokenizer,
+        count: Callable[[_Prompt], int],
+        protect: Protect,
+    ) -> None:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+            raise RequestError(f"a prompt ratio is above 0 and at most 1, not {ratio!r}")
+        self._prompt = prompt
+        self._ratio = ratio
+        self._tokenizer = tokenizer
+        self._count = count
+        self._original = prompt_text(prompt)
+        self._text = readable(self._original)
+        self._segments = segments_of(prompt)
+        self._units = [
+            segment_units(self._text, segment, protect, tokenizer.special_texts)
+            for segment in self._segments
+        ]
+
+    def run(self, scorer: Scorer | None, bundle: Bundle) -> CompressedPrompt:
+        """What is left, or all of it where nothing may go or nothing would be won."""
+        whole = tuple(((s.start, s.end),) if s.start < s.end else () for s in self._segments)
+        total = self._measure(whole)
+        flat = self._flat_units()
+        if self._ratio == 1 or all(unit.is_protected for unit in flat):
+            return self._result(whole, total, total)
+        with _scoring(scorer, bundle) as scoring:
+            [tokens] = scoring.scores([self._text])
+        order = ranked(self._text, flat, word_scores(flat, tokens))
+        costs = self._costs(flat)
+
+        @cache
+        def kept(num_words: int) -> _Kept:
+            return self._kept(order[:num_words])
+
+        @cache
+        def measure(num_words: int) -> int:
+            return self._measure(kept(num_words))
+
+        num_words = longest_fitting(
+            [costs[index] for index in order],
+            least=0 if len(order) < len(flat) else 1,
+            budget=math.floor(self._ratio * total + 1e-9),
+            total=total,
+            measure=measure,
+        )
+        if measure(num_words) > total:
+            return self._result(whole, total, total)
+        return self._result(kept(num_words), measure(num_words), total)
+
+    def _flat_units(self) -> list[Unit]:
+        return [unit for units in self._units for unit in units]
+
+    def _costs(self, units: Sequence[Unit]) -> list[int]:
+        """Tokens that begin in each unit or in the space before it."""
+        starts = [start for start, _ in token_ranges(self._tokenizer, self._text)]
+        edges = [0, *(bisect_left(starts, unit.end) for unit in units)]
+        return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+
+    def _kept(self, words: Sequence[int]) -> _Kept:
+        """The ranges with these of the words that may go, in each segment."""
+        flat = self._flat_units()
+        stays = [unit.is_protected for unit in flat]
+        for index in words:
+            stays[index] = True
+        kept = []
+        position = 0
+        for segment, units in zip(self._segments, self._units, strict=True):
+            flags = stays[position : position + len(units)]
+            position += len(units)
+            kept.append(tuple(kept_ranges(self._text, units, flags, segment.start, segment.end)))
+        return tuple(kept)
+
+    def _texts(self, source: str, kept: _Kept) -> list[str]:
+        return ["".join(source[start:end] for start, end in ranges) for ranges in kept]
+
+    def _measure(self, kept: _Kept) -> int:
+        return self._count(with_texts(self._prompt, self._texts(self._text, kept)))
+
+    def _result(self, kept: _Kept, num_tokens: int, total: int) -> CompressedPrompt:
+        return CompressedPrompt(
+            prompt=with_texts(self._prompt, self._texts(self._original, kept)),
+            kept=tuple(each for ranges in kept for each in ranges),
+            ratio=num_tokens / total if total else 1.0,
+            asked=self._ratio,
+            num_tokens=num_tokens,
+            num_original_tokens=total,
+        )
+
+
+@contextmanager
+def _vocabulary(model: ElasticModel | str | Path) -> Iterator[tuple[Bundle, Tokenizer]]:
+    """Of a loaded model, or of a bundle that is opened without its weights."""
+    if isinstance(model, ElasticModel):
+        yield model.bundle, model.tokenizer
+        return
+    bundle = open_bundle(model)
+    with Tokenizer(bundle.gguf.path) as tokenizer:
+        yield bundle, tokenizer
+
+
+@contextmanager
+def _scoring(scorer: Scorer | None, bundle: Bundle) -> Iterator[Scorer]:
+    if scorer is None:
+        raise BundleError(
+            f"{bundle.name} has no TLM to score the words with; "
+            "`pliant tlm train` makes one, or pass a scorer"
+        )
+    yield scorer
