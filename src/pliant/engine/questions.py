@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pliant.engine.model import ElasticModel, Prompt
+from pliant.engine.chat import Message
+from pliant.engine.model import ElasticModel
 from pliant.errors import LabelError, TemplateError
 
 MAX_FILE_BYTES = 256 << 20
 DEFAULT_TASK = "questions"
+
+TextPrompt = str | Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     return questions
 
 
-def as_asked(model: ElasticModel, question: Question) -> tuple[Prompt, tuple[str, ...]]:
+def as_asked(
+    model: ElasticModel, question: Question
+) -> tuple[TextPrompt, tuple[str, ...]]:
     """The prompt and the choices in the form the model takes: messages, or a text for a model
     without chat template, or with one that refuses these roles."""
-    prompt = list(question.messages)
+    prompt: list[Message] = list(question.messages)
     try:
         model.encode_prompt(prompt)
     except TemplateError:

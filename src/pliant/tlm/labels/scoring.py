@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pliant.bundle import Level
 from pliant.engine.engine import MAX_BATCH, Engine
 from pliant.engine.model import ElasticModel
+from pliant.engine.questions import TextPrompt
 from pliant.engine.sampling import log_softmax
 from pliant.engine.span import Span
 
@@ -37,6 +38,14 @@ def all_slots(model: ElasticModel) -> Iterator[list[int]]:
     """Every slot of the engine, for as long as it lasts; BusyError if one is in use."""
     with ExitStack() as stack:
         yield [stack.enter_context(model.lease_slot()) for _ in range(model.engine.num_slots)]
+
+
+def encode_choices(
+    model: ElasticModel, prompt: TextPrompt, choices: Sequence[str]
+) -> tuple[_Tokens, ...]:
+    """Tokens of each choice as it stands after `prompt`."""
+    before = prompt if isinstance(prompt, str) else ""
+    return tuple(tuple(model.tokenizer.encode_continuation(before, one)) for one in choices)
 
 
 def score_jobs(
