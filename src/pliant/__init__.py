@@ -21,27 +21,35 @@ if TYPE_CHECKING:
     from pliant.engine.options import EngineOptions
     from pliant.engine.sampling import SamplingParams
     from pliant.slo import Slo
+    from pliant.tlm.compress import Compressed, compress
+    from pliant.tlm.protect import Protect
 
 __all__ = [
     "Chunk",
+    "Compressed",
     "ElasticModel",
     "EngineOptions",
     "Generation",
     "PliantError",
+    "Protect",
     "SamplingParams",
     "Slo",
     "__version__",
+    "compress",
     "errors",
     "load",
 ]
 
 _HOME = {
     "Chunk": "pliant.engine.generate",
+    "Compressed": "pliant.tlm.compress",
     "ElasticModel": "pliant.engine.model",
     "EngineOptions": "pliant.engine.options",
     "Generation": "pliant.engine.generate",
+    "Protect": "pliant.tlm.protect",
     "SamplingParams": "pliant.engine.sampling",
     "Slo": "pliant.slo",
+    "compress": "pliant.tlm.compress",
     "load": "pliant.engine.model",
 }
 

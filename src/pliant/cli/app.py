@@ -37,6 +37,7 @@ class Verb:
 VERBS = (
     Verb("demo", "demo", "Answer requests of six apps, each within its own latency SLO."),
     Verb("run", "run", "Chat with a model, or answer one prompt."),
+    Verb("compress", "compress", "Shorten a text and show which words went."),
     Verb("show", "show", "Show a bundle: its architecture, levels, costs and files."),
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("pull", "pull", "Download a model from the Hugging Face hub."),

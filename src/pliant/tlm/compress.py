@@ -13,10 +13,11 @@ from pliant.engine.chat import Message
 from pliant.engine.model import DEFAULT_BUNDLE, ElasticModel
 from pliant.engine.tokenizer import Tokenizer
 from pliant.errors import BundleError, RequestError
+from pliant.tlm.model import TinyModel
 from pliant.tlm.offsets import readable, token_ranges
-from pliant.tlm.protect import Protect
+from pliant.tlm.protect import EVERYTHING, Protect
 from pliant.tlm.scores import Scorer
-from pliant.tlm.segments import Segment, prompt_text, segment_units, segments_of, with_texts
+from pliant.tlm.segments import prompt_text, segment_units, segments_of, with_texts
 from pliant.tlm.selection import kept_ranges, longest_fitting, ranked, word_scores
 from pliant.tlm.units import Unit
 
@@ -64,15 +65,16 @@ def compress(
     ratio: float,
     *,
     model: ElasticModel | str | Path = DEFAULT_BUNDLE,
-    protect: Protect = Protect(),
+    protect: Protect = EVERYTHING,
     scorer: Scorer | None = None,
 ) -> Compressed:
     """`text` in at most `ratio` of its tokens, as far as what is protected allows.
 
     Words are dropped whole, those of the lowest score first; the rest stays in order. The
     tokens are those of `model`, a loaded one or a bundle's name or path, which is opened for this
-    call. Without a `scorer` the bundle's TLM scores. Raises RequestError for a ratio outside
-    0..1, BundleError if a scorer is needed, but none is given and the bundle has no TLM.
+    call. Without a `scorer` the bundle's TLM scores, opened for this call too; for many texts pass
+    a loaded model and a TinyModel. Raises RequestError for a ratio outside 0..1, BundleError if a
+    scorer is needed, but none is given and the bundle has no TLM.
     """
     if not isinstance(text, str):
         raise RequestError("compress takes one text; compress_prompt takes messages")
@@ -90,7 +92,7 @@ def compress_prompt(
     ratio: float,
     *,
     model: ElasticModel,
-    protect: Protect = Protect(),
+    protect: Protect = EVERYTHING,
     scorer: Scorer | None = None,
 ) -> CompressedPrompt:
     """As `compress`, for a text or messages; messages stay messages, roles and all.
@@ -100,7 +102,9 @@ def compress_prompt(
     """
 
     def count(each: _Prompt) -> int:
-        return len(model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each))
+        return len(
+            model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each)
+        )
 
     return _Job(prompt, ratio, model.tokenizer, count, protect).run(scorer, model.bundle)
 
@@ -214,9 +218,14 @@ def _vocabulary(model: ElasticModel | str | Path) -> Iterator[tuple[Bundle, Toke
 
 @contextmanager
 def _scoring(scorer: Scorer | None, bundle: Bundle) -> Iterator[Scorer]:
-    if scorer is None:
+    """`scorer`, or the bundle's TLM, opened for this prompt."""
+    if scorer is not None:
+        yield scorer
+        return
+    if bundle.tlm_path is None:
         raise BundleError(
-            f"{bundle.name} has no TLM to score the words with; "
-            "`pliant tlm train` makes one, or pass a scorer"
+            f"{bundle.name} has no tiny language model (tlm.gguf) to score the words with: "
+            "make one with `pliant tlm train`, or pass a scorer"
         )
-    yield scorer
+    with TinyModel(bundle.tlm_path, model=bundle.gguf.path) as tlm:
+        yield tlm

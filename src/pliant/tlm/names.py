@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 _SENTENCE_ENDS = tuple(".!?\u2026\u061f")
-_QUOTES = ("\"", "'", "\u201c", "\u2018", "\u00ab")
+_QUOTES = ('"', "'", "\u201c", "\u2018", "\u00ab")
 _CORE = re.compile(r"\w(?:.*\w)?", re.S)
 _PRONOUN = re.compile(r"I(['\u2019]\w+)?$")
 _HANDLE = re.compile(r"\W*[@#][^\W\d]")
@@ -29,11 +29,11 @@ def are_names(words: Sequence[str], gaps: Sequence[str]) -> list[bool]:
         for word, core, capital, start in zip(words, cores, capitals, starts, strict=True)
     ]
     known = {core for core, is_name in zip(cores, found, strict=True) if is_name}
-    following = [*zip(capitals, starts, strict=True)][1:] + [(False, False)]
+    continued = [capital and not start for capital, start in zip(capitals, starts, strict=True)]
     return [
-        is_name or (capital and (core in known or (next_capital and not next_start)))
-        for is_name, core, capital, (next_capital, next_start) in zip(
-            found, cores, capitals, following, strict=True
+        is_name or (capital and (core in known or is_continued))
+        for is_name, core, capital, is_continued in zip(
+            found, cores, capitals, [*continued[1:], False], strict=False
         )
     ]
 

@@ -35,7 +35,7 @@ def token_ranges(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
     starts = np.concatenate([[0], ends[:-1]])
     first = np.searchsorted(character_ends, starts, side="right")
     last = np.searchsorted(character_ends, ends, side="left") + 1
-    size = len(codes)
     return [
-        (min(a, size), min(max(a, b), size)) for a, b in zip(first.tolist(), last.tolist(), strict=True)
+        (min(a, len(codes)), min(max(a, b), len(codes)))
+        for a, b in zip(first.tolist(), last.tolist(), strict=True)
     ]

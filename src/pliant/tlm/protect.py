@@ -47,11 +47,10 @@ class Protect:
         for pair in self.markers:
             texts = not isinstance(pair, str) and [text for text in pair if isinstance(text, str)]
             if not texts or len(pair) != 2 or not all(texts) or len(texts) != 2:
-                raise RequestError(
-                    f"a marker is a pair of texts, (opening, closing), not {pair!r}"
-                )
+                raise RequestError(f"a marker is a pair of texts, (opening, closing), not {pair!r}")
 
 
+EVERYTHING = Protect()
 # Without what is content and no structure: where nearly any ratio must be reached.
 STRUCTURE = Protect(numbers=False, names=False, urls=False)
 

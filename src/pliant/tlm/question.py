@@ -17,7 +17,7 @@ MAX_QUESTION_CHARS = 400
 
 _LINE_END = re.compile(r"[\n\r\v\f\x85\u2028\u2029]+")
 _SENTENCE_END = re.compile(
-    r"[.!?\u061f]++[\"')\]\u00bb\u201d\u2019]*+(?=\s)"
+    r"(?<![.!?\u061f])[.!?\u061f]++[\"')\]\u00bb\u201d\u2019]*+(?=\s)"
     r"|[\u3002\uff01\uff1f]++[\"')\]\u300d\u300f\u201d\u2019\uff09]*+"
     rf"|{_LINE_END.pattern}"
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pliant.engine.chat import Message
 from pliant.errors import RequestError
-from pliant.tlm.protect import Protect
+from pliant.tlm.protect import Protect, whole_ranges
 from pliant.tlm.units import Unit, units_of
 
 _SEPARATOR = "\n"
@@ -49,19 +49,17 @@ def segment_units(
     """The units of `segment`, their characters counted in `text`, the whole prompt's."""
     if protect.system and segment.role in _SYSTEM_ROLES:
         return [Unit(segment.start, segment.end, True)] if segment.start < segment.end else []
-    units = units_of(
-        text[segment.start : segment.end],
-        protect,
-        markup,
-        is_message=segment.role is not None,
-        asks=segment.asks,
+    own_text = text[segment.start : segment.end]
+    whole = whole_ranges(
+        own_text, protect, markup, is_message=segment.role is not None, asks=segment.asks
     )
+    units = units_of(own_text, whole, protect)
+    if not segment.start:
+        return units
     return [Unit(segment.start + u.start, segment.start + u.end, u.is_protected) for u in units]
 
 
-def with_texts(
-    prompt: str | Sequence[Message], texts: Sequence[str]
-) -> str | tuple[Message, ...]:
+def with_texts(prompt: str | Sequence[Message], texts: Sequence[str]) -> str | tuple[Message, ...]:
     """`prompt` with `texts` in place of its own, one for each segment."""
     if isinstance(prompt, str):
         return texts[0]

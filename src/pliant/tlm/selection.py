@@ -62,14 +62,17 @@ def kept_ranges(
     """
     ranges: list[Range] = []
     gap = (start, units[0].start) if units else (start, end)
+    most_breaks = 0
     position = start
     for unit, unit_stays in zip(units, stays, strict=True):
-        if ranges:
-            gap = max(gap, (position, unit.start), key=lambda each: _weight(text, each))
+        if ranges and position < unit.start:
+            breaks = text.count("\n", position, unit.start)
+            if breaks > most_breaks:
+                gap, most_breaks = (position, unit.start), breaks
         if unit_stays:
             _extend(ranges, gap)
             _extend(ranges, (unit.start, unit.end))
-            gap = unit.end, unit.end
+            gap, most_breaks = (unit.end, unit.end), -1
         position = unit.end
     if not ranges:
         _extend(ranges, gap)
@@ -126,10 +129,6 @@ def _lines(text: str, units: Sequence[Unit]) -> Iterator[list[Unit]]:
         line.append(unit)
     if line:
         yield line
-
-
-def _weight(text: str, gap: Range) -> tuple[int, bool]:
-    return text.count("\n", *gap), gap[0] < gap[1]
 
 
 def _extend(ranges: list[Range], added: Range) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pliant.tlm.names import are_names
-from pliant.tlm.protect import Protect, has_number, whole_ranges
+from pliant.tlm.protect import Protect, Range, has_number
 from pliant.tlm.words import word_ranges
 
 
@@ -17,16 +17,8 @@ class Unit:
     is_protected: bool
 
 
-def units_of(
-    text: str,
-    protect: Protect,
-    markup: Sequence[str] = (),
-    *,
-    is_message: bool = False,
-    asks: bool = True,
-) -> list[Unit]:
-    """The units of `text` in order; parameters as of `whole_ranges`."""
-    whole = whole_ranges(text, protect, markup, is_message=is_message, asks=asks)
+def units_of(text: str, whole: Sequence[Range], protect: Protect) -> list[Unit]:
+    """The units of `text` in order: the ranges `whole`, and the words between them."""
     units: list[Unit] = []
     position = 0
     for start, end in [*whole, (len(text), len(text))]:
@@ -34,17 +26,14 @@ def units_of(
         if start < end:
             units.append(Unit(start, end, True))
         position = end
-    return _with_fixed_words(text, units, protect)
-
-
-def _with_fixed_words(text: str, units: list[Unit], protect: Protect) -> list[Unit]:
     words = [text[unit.start : unit.end] for unit in units]
-    names = are_names(words, gaps(text, units)) if protect.names else [False] * len(units)
+    stays = [protect.numbers and has_number(word) for word in words]
+    if protect.names:
+        names = are_names(words, gaps(text, units))
+        stays = [a or b for a, b in zip(stays, names, strict=True)]
     return [
-        Unit(unit.start, unit.end, True)
-        if not unit.is_protected and (is_name or (protect.numbers and has_number(word)))
-        else unit
-        for unit, word, is_name in zip(units, words, names, strict=True)
+        Unit(unit.start, unit.end, True) if word_stays else unit
+        for unit, word_stays in zip(units, stays, strict=True)
     ]
 
 
