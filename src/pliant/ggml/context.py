@@ -128,6 +128,21 @@ class Context(Owner):
             raise TensorError(f"rms_norm takes F32 rows and eps >= 0, got {a.describe()}, {eps}")
         return Tensor.at(self._c.rms_norm(self._room(), a.address, eps))
 
+    def norm(self, a: Tensor, eps: float) -> Tensor:
+        """Rows of mean 0 and variance 1, as LayerNorm has them before its weight and bias."""
+        if a.type != GgmlType.F32 or a.strides[0] != 4 or eps < 0:
+            raise TensorError(f"norm takes F32 rows and eps >= 0, got {a.describe()}, {eps}")
+        return Tensor.at(self._c.norm(self._room(), a.address, eps))
+
+    def relu(self, a: Tensor) -> Tensor:
+        _check_plain(a, "take relu of")
+        return Tensor.at(self._c.relu(self._room(), a.address))
+
+    def gelu(self, a: Tensor) -> Tensor:
+        """gelu(a) by the error function, exact"""
+        _check_plain(a, "take gelu of")
+        return Tensor.at(self._c.gelu_erf(self._room(), a.address))
+
     def scale(self, a: Tensor, factor: float) -> Tensor:
         """a times a number"""
         _check_plain(a, "scale")
@@ -212,16 +227,19 @@ class Context(Owner):
     ) -> Tensor:
         """q [d, n, heads], k and v [d, m, kv_heads], mask F16 [m, n] -> [d, heads, n].
 
+        A fourth dimension holds independent attentions, each with its own mask [m, n, 1, batch].
         `softcap` c > 0 bounds the scaled scores s to c * tanh(s / c).
         """
         grouped = k.shape[2] > 0 and q.shape[2] % k.shape[2] == 0
-        if q.shape[0] != k.shape[0] or k.shape != v.shape or not grouped:
+        batched = q.shape[3] == k.shape[3] == mask.shape[3]
+        if q.shape[0] != k.shape[0] or k.shape != v.shape or not grouped or not batched:
             raise TensorError(
                 f"attention of {q.describe()} over {k.describe()} and {v.describe()}: shapes differ"
             )
         if softcap < 0:
             raise TensorError(f"a softcap is at least 0, got {softcap}")
-        if mask.type != GgmlType.F16 or mask.shape[0] != k.shape[1] or mask.shape[1] < q.shape[1]:
+        covers = mask.shape[0] == k.shape[1] and mask.shape[1] >= q.shape[1]
+        if mask.type != GgmlType.F16 or mask.shape[2] != 1 or not covers:
             raise TensorError(f"mask {mask.describe()} does not cover {q.describe()}")
         if q.type != GgmlType.F32 or not mask.is_contiguous:
             raise TensorError(f"attention takes an F32 query and a contiguous mask: {q.describe()}")

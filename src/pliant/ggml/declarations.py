@@ -100,6 +100,8 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     # struct ggml_tensor * ggml_mul(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_mul": (_P, [_P, _P, _P]),
+    # struct ggml_tensor * ggml_norm(struct ggml_context * ctx, struct ggml_tensor * a, float eps)
+    "ggml_norm": (_P, [_P, _P, _F32]),
     # struct ggml_tensor * ggml_rms_norm(struct ggml_context * ctx, struct ggml_tensor * a,
     #     float eps)
     "ggml_rms_norm": (_P, [_P, _P, _F32]),
@@ -113,6 +115,10 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     "ggml_scale": (_P, [_P, _P, _F32]),
     # struct ggml_tensor * ggml_tanh(struct ggml_context * ctx, struct ggml_tensor * a)
     "ggml_tanh": (_P, [_P, _P]),
+    # struct ggml_tensor * ggml_relu(struct ggml_context * ctx, struct ggml_tensor * a)
+    "ggml_relu": (_P, [_P, _P]),
+    # struct ggml_tensor * ggml_gelu_erf(struct ggml_context * ctx, struct ggml_tensor * a)
+    "ggml_gelu_erf": (_P, [_P, _P]),
     # struct ggml_tensor * ggml_get_rows(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_get_rows": (_P, [_P, _P, _P]),

@@ -13,6 +13,11 @@ TTFT_BUCKETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TPOT_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NUM_SLO_TOKENS = len(TTFT_BUCKETS) + len(TPOT_BUCKETS)
 
+# The TTFT and the TPOT token stand in front of a window where the decision branch begins; with the
+# [CLS] behind them they are what the decision is pooled from.
+SLO = 2
+SUMMARY = SLO + 1
+
 _TOLERANCE = 1e-6
 
 

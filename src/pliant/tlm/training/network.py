@@ -8,17 +8,17 @@ output, so that scores cannot depend on the SLO.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from pliant.tlm.config import TlmConfig
-from pliant.tlm.slo_tokens import NUM_SLO_TOKENS
+from pliant.tlm.slo_tokens import NUM_SLO_TOKENS, SLO, SUMMARY
 from pliant.tlm.tokens import TextTokenizer
 
-# The TTFT token, the TPOT token and [CLS]: what the decision is pooled from.
-SUMMARY = 3
 INIT_STD = 0.02
 
 
@@ -50,19 +50,23 @@ class Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(d, eps=config.norm_eps)
         self._act = nn.GELU() if config.activation == "gelu" else nn.ReLU()
 
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """x [windows, n, hidden]; visible, bool [windows, n], says which tokens are no padding."""
-        x = self.attn_norm(x + self.attn_output(self._attend(x, visible)))
+    def forward(self, x: Tensor, visible: Tensor, queries: int | None = None) -> Tensor:
+        """x [windows, n, hidden]; visible, bool [windows, n], says which tokens are no padding.
+
+        With `queries`, the output of the first so many tokens alone.
+        """
+        attended = self._attend(x, visible, queries)
+        x = self.attn_norm(x[:, :queries] + self.attn_output(attended))
         hidden: Tensor = self.ffn_norm(x + self.ffn_down(self._act(self.ffn_up(x))))
         return hidden
 
-    def _attend(self, x: Tensor, visible: Tensor) -> Tensor:
-        windows, n, d = x.shape
-        split = self.attn_qkv(x).view(windows, n, 3, self._heads, d // self._heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)
-        mask = visible[:, None, None, :]
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return attended.transpose(1, 2).reshape(windows, n, d)
+    def _attend(self, x: Tensor, visible: Tensor, queries: int | None) -> Tensor:
+        d, weight, bias = x.shape[2], self.attn_qkv.weight, self.attn_qkv.bias
+        q = linear(x[:, :queries], weight[:d], bias[:d])
+        k, v = linear(x, weight[d:], bias[d:]).chunk(2, dim=-1)
+        heads = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attended = scaled_dot_product_attention(*heads, attn_mask=visible[:, None, None, :])
+        return attended.transpose(1, 2).flatten(2)
 
 
 class TinyNetwork(nn.Module):
@@ -94,17 +98,12 @@ class TinyNetwork(nn.Module):
         `visible`, bool [windows, n], is false for padding.
         """
         x = self.token_embd(tokens) + self.position_embd.weight[: tokens.shape[1]]
-        x = self.embd_norm(x)
-        for layer in self.trunk:
-            x = layer(x, visible)
-        return x
+        return _through(self.trunk, self.embd_norm(x), visible)
 
     def score_logits(self, x: Tensor, visible: Tensor) -> Tensor:
         """Logits of keeping each token [windows, n], from the trunk's output."""
-        for layer in self.score:
-            x = layer(x, visible)
-        logits: Tensor = self.score_head(x).squeeze(-1)
-        return logits
+        logits: Tensor = self.score_head(_through(self.score, x, visible))
+        return logits.squeeze(-1)
 
     def decision_logits(
         self, x: Tensor, visible: Tensor, owners: Tensor, slo: Tensor
@@ -115,14 +114,19 @@ class TinyNetwork(nn.Module):
         [windows], says whose each is; `slo`, int64 [examples, 2], holds the SLO tokens.
         """
         x = torch.cat([self.slo_embd(slo)[owners], x], dim=1)
-        visible = torch.cat([visible.new_ones(len(x), slo.shape[1]), visible], dim=1)
-        for layer in self.decision:
-            x = layer(x, visible)
-        summary = x[:, :SUMMARY].mean(dim=1)
+        visible = torch.cat([visible.new_ones(len(x), SLO), visible], dim=1)
+        x = _through(self.decision[:-1], x, visible)
+        summary = self.decision[-1](x, visible, SUMMARY).mean(dim=1)
         sums = summary.new_zeros(len(slo), x.shape[2]).index_add(0, owners, summary)
         windows = torch.bincount(owners, minlength=len(slo))[:, None]
         pooled = torch.tanh(self.pooler(sums / windows))
         return self.prompt_ratio_head(pooled), self.level_head(pooled)
+
+
+def _through(layers: Iterable[nn.Module], x: Tensor, visible: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x, visible)
+    return x
 
 
 def orthogonal_rows(count: int, size: int) -> Tensor:

@@ -11,23 +11,24 @@ from pliant.errors import TrainingError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """`epochs` over the rows in batches of `batch_size` texts, AdamW at `learning_rate`.
+    """`epochs` over the labels in batches of `batch_size`, by AdamW at `learning_rate`.
 
-    A text is read in at most `max_windows` windows per step, drawn anew each epoch (score head) or
-    the first and the last (decision head). `train_trunk` trains the shared half too: for encoders
-    that were not pre-trained, with the score head, before the decision head learns on the frozen
-    trunk. `soft_weight` mixes the decision head's targets, from 0 (the label) to 1 (the LLM's
-    probabilities). `dropout` hides that share of the trunk's output from the branches. Raises
-    TrainingError for a value out of its range.
+    Batches are windows for the score head and texts for the decision head. `train_trunk` trains
+    the shared half too: for encoders that were not pre-trained, with the score head, before the
+    decision head learns on the frozen trunk. A step of the decision head draws `slo_pairs` SLOs
+    per text. `soft_weight` mixes its targets, from 0 (the label) to 1 (the LLM's probabilities of
+    being right, p as exp(p / `soft_temperature`)). `dropout` hides that share of the trunk's output
+    from the branches. Raises TrainingError for a value out of its range.
     """
 
     epochs: int = 3
     batch_size: int = 16
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
-    max_windows: int = 4
     train_trunk: bool = False
+    slo_pairs: int = 8
     soft_weight: float = 0.0
+    soft_temperature: float = 0.1
     dropout: float = 0.1
     seed: int = 0
 
@@ -37,8 +38,9 @@ class TrainOptions:
             "batch_size": (1, 10**5),
             "learning_rate": (1e-8, 1.0),
             "weight_decay": (0.0, 1.0),
-            "max_windows": (1, 10**4),
+            "slo_pairs": (1, 10**4),
             "soft_weight": (0.0, 1.0),
+            "soft_temperature": (1e-2, 1e2),
             "dropout": (0.0, 0.9),
             "seed": (0, 2**63 - 1),
         }
