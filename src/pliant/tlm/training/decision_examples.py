@@ -52,7 +52,8 @@ class Feasible:
     def _table(self, levels: Floats, ttft: float, tpot: float) -> NDArray[np.bool_]:
         fast_enough = levels <= max(tpot, levels[0]) + _TOLERANCE
         short_enough = self.cost <= max(ttft, self.cost[0, 0]) + _TOLERANCE
-        return np.logical_and(fast_enough[:, None], short_enough)
+        table: NDArray[np.bool_] = fast_enough[:, None] & short_enough
+        return table
 
 
 def slo_rows() -> list[tuple[int, int]]:
