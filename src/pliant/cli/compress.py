@@ -14,9 +14,7 @@ from pliant.errors import RequestError
 from pliant.tlm.compress import Compressed, CompressedPrompt, compress_prompt, prompt_text
 from pliant.tlm.protect import Protect
 
-_PARTS = tuple(
-    field.name for field in fields(Protect) if field.name not in ("system", "markers")
-)
+_PARTS = tuple(field.name for field in fields(Protect) if field.name not in ("system", "markers"))
 _DROPPED = "dim strike"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pliant.bundle import Bundle, open_bundle
+from pliant.bundle.manifest import TLM_FILE
 from pliant.cluster import connected, run_tasks
 from pliant.engine.engine import DEFAULT_CONTEXT, MAX_BATCH
 from pliant.engine.model import ElasticModel
@@ -26,6 +27,7 @@ from pliant.tlm.labels.saliency import MAX_GROUPS, saliency_rows
 from pliant.tlm.labels.scoring import encode_choices
 from pliant.tlm.labels.store import RowFile
 from pliant.tlm.model import TinyModel
+from pliant.tlm.protect import STRUCTURE
 from pliant.tlm.scores import Scorer, TokenScore
 
 Head = Literal["score", "decision"]
@@ -75,7 +77,9 @@ def label_tasks(
         file = RowFile(out / FILES[head], _settings(bundle, tasks, head))
         size = labeller.model.engine.num_slots
         # What is computed together is made again together, so that the rows are the same.
-        groups = [fitting[at : at + size] for at in range(len(file) // size * size, len(fitting), size)]
+        groups = [
+            fitting[at : at + size] for at in range(len(file) // size * size, len(fitting), size)
+        ]
         skip = len(file) % size if groups else 0
         made = _on_cluster(bundle, head, groups, ray) if ray else _here(labeller, head, groups)
         for rows in track(made, f"{head} labels", len(groups)):
@@ -102,11 +106,16 @@ class Labeller:
         lengths = [len(choice) for choice in encode_choices(self.model, prompt, choices)]
         longest = max(lengths)
         room = self.model.engine.context_length - self.model.count_tokens(prompt)
-        return 0 < min(lengths) and longest <= min(room, MAX_BATCH)
+        return min(lengths) > 0 and longest <= min(room, MAX_BATCH)
 
     def rows(self, head: Head, questions: Sequence[Question]) -> _Rows:
+        """Labels of at most as many questions as the engine has slots."""
         if head == "score":
             return saliency_rows(self.model, questions)
+        return self.decisions(questions)
+
+    def decisions(self, questions: Sequence[Question]) -> list[DecisionRow]:
+        """As `decision_rows`, the prompts shortened by the bundle's own TLM."""
         assert self.tlm is not None
         return decision_rows(self.model, questions, shortening(self.model, self.tlm))
 
@@ -118,7 +127,7 @@ def shortening(model: ElasticModel, scorer: Scorer) -> Shorten:
     """Compression by `scorer`, which reads each prompt once however often it is shortened."""
     remembering = _Remembering(scorer)
     return lambda prompt, ratio: (
-        compress_prompt(prompt, ratio, model=model, scorer=remembering).prompt
+        compress_prompt(prompt, ratio, model=model, protect=STRUCTURE, scorer=remembering).prompt
     )
 
 
@@ -139,7 +148,7 @@ def _on_cluster(
     bundle: Bundle, head: Head, groups: Sequence[Sequence[Question]], address: str
 ) -> Iterator[_Rows]:
     with connected(address) as cpus:
-        shared = (str(bundle.path), _identity(bundle), head)
+        shared = (str(bundle.path), _identity(bundle, head), head)
         arguments = [(group,) for group in groups]
         yield from run_tasks(_label_group, shared, arguments, min(_TASK_THREADS, *cpus))
 
@@ -149,23 +158,25 @@ def _label_group(
 ) -> _Rows:
     """A task of the cluster."""
     path, identity, head = shared
-    return _labeller(path, identity, threads).rows(head, questions)
+    return _labeller(path, identity, head, threads).rows(head, questions)
 
 
 @cache
-def _labeller(path: str, identity: str, threads: int) -> Labeller:
+def _labeller(path: str, identity: str, head: Head, threads: int) -> Labeller:
     """Opened once in each of the cluster's processes, whose end closes it."""
     bundle = open_bundle(path)
-    if _identity(bundle) != identity:
+    if _identity(bundle, head) != identity:
         raise LabelError(f"on {platform.node()} the bundle {path} is another one")
     return Labeller(bundle, threads)
 
 
-def _identity(bundle: Bundle) -> str:
-    """Changes with the bundle's model, adapters, TLM and levels."""
-    files = bundle.manifest.files if bundle.manifest else {}
-    parts = [bundle.sha256, *(f"{name} {files[name].sha256}" for name in sorted(files))]
-    parts += [repr(level) for level in bundle.levels]
+def _identity(bundle: Bundle, head: Head) -> str:
+    """Changes with what makes the labels: the model, its levels, and for decisions the TLM."""
+    parts = [bundle.sha256, *(repr(level) for level in bundle.levels)]
+    if bundle.manifest is not None:
+        names = {level.adapter for level in bundle.levels} - {None}
+        names |= {TLM_FILE} if head == "decision" else set()
+        parts += [bundle.manifest.files[str(name)].sha256 for name in sorted(map(str, names))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -173,7 +184,7 @@ def _settings(bundle: Bundle, tasks: Path, head: Head) -> dict[str, Any]:
     options = {"prompt_ratios": PROMPT_RATIOS} if head == "decision" else {"groups": MAX_GROUPS}
     return {
         "head": head,
-        "bundle": _identity(bundle),
+        "bundle": _identity(bundle, head),
         "tasks": hashlib.sha256(tasks.read_bytes()).hexdigest(),
         **options,
     }

@@ -60,9 +60,7 @@ class PromptWords:
         free = [unit for units in self._units for unit in units if not unit.is_protected]
         count = min(len(free), MAX_GROUPS)
         edges = np.linspace(0, len(free), count + 1).astype(int)
-        self.groups = [
-            free[first:last] for first, last in zip(edges, edges[1:], strict=False)
-        ]
+        self.groups = [free[first:last] for first, last in zip(edges, edges[1:], strict=False)]
 
     def without(self, group: Sequence[Unit]) -> TextPrompt:
         """The prompt without these words, as compression writes it."""
@@ -99,4 +97,5 @@ def _effects(scores: Scores, answer_index: int) -> NDArray[np.float64]:
     """What leaving out each group costs; `scores` [whole prompt, then last to first group]."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     logs = shifted[:, answer_index] - np.log(np.exp(shifted).sum(axis=1))
-    return (logs[0] - logs[1:])[::-1]
+    effects: NDArray[np.float64] = (logs[0] - logs[1:])[::-1]
+    return effects
