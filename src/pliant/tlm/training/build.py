@@ -21,6 +21,7 @@ from pliant.tlm.training.weights import load_encoder
 from pliant.tlm.wordpiece import CLS, SEP, WordPiece
 
 BERT = "bert"
+ENCODER_WINDOW = 256
 
 
 @dataclass(frozen=True)
@@ -66,28 +67,30 @@ def encoder_network(
     levels: Sequence[float],
     *,
     trunk_layers: int | None = None,
+    score_layers: int | None = None,
     decision_layers: int = 1,
-    window: int | None = None,
+    window: int = ENCODER_WINDOW,
     seed: int = 0,
 ) -> TinyNetwork:
     """From a BERT-type Hugging Face checkpoint with its WordPiece vocabulary, in `folder`.
 
-    The bottom `trunk_layers` (default: half) are the trunk; the score branch begins as the layers
-    above, the decision branch as the first `decision_layers` of them. `window` is at most, and by
-    default, what the encoder has positions for. Raises TrainingError for another architecture or
+    The bottom `trunk_layers` (default: half) are the trunk; both branches begin as layers above,
+    the first `score_layers` (default: all) and the first `decision_layers` of them. `window` is at most what the
+    encoder has positions for; attention over longer ones costs more than it tells. Raises TrainingError for another architecture or
     layers that are not there, BundleError for sizes that cannot be run.
     """
     encoder, tokenizer = _load_bert(Path(folder))
     found = encoder.config
     trunk = found.num_hidden_layers // 2 if trunk_layers is None else trunk_layers
     above = found.num_hidden_layers - trunk
-    if trunk < 1 or not 1 <= decision_layers <= above:
+    score = above if score_layers is None else score_layers
+    if trunk < 1 or not (1 <= decision_layers <= above and 1 <= score <= above):
         raise TrainingError(
-            f"{folder} has {found.num_hidden_layers} layers: not enough for a trunk of {trunk} and "
-            f"a decision branch of {decision_layers}"
+            f"{folder} has {found.num_hidden_layers} layers, which do not make a trunk of {trunk} "
+            f"and branches of {score} and {decision_layers}"
         )
     positions = found.max_position_embeddings
-    if window is not None and window > positions:
+    if window > positions:
         raise TrainingError(f"{folder} has {positions} positions, too few for windows of {window}")
     pieces, lowercase = _wordpiece(Path(folder), tokenizer)
     config = TlmConfig(
@@ -95,9 +98,9 @@ def encoder_network(
         ff=found.intermediate_size,
         num_heads=found.num_attention_heads,
         trunk_layers=trunk,
-        score_layers=above,
+        score_layers=score,
         decision_layers=decision_layers,
-        window=window or positions,
+        window=window,
         vocab_size=len(pieces),
         cls_token=pieces.index(CLS),
         sep_token=pieces.index(SEP),
