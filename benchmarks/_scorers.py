@@ -72,7 +72,9 @@ class SelfInformation:
                 # In the overlap the window before knows more of what precedes a token.
                 fresh = window // 2 if start else 1
                 losses[start + fresh : start + len(part)] = self._losses(part)[fresh - 1 :]
-        return [TokenScore(a, b, loss) for (a, b), loss in zip(ranges, losses.tolist(), strict=True)]
+        return [
+            TokenScore(a, b, loss) for (a, b), loss in zip(ranges, losses.tolist(), strict=True)
+        ]
 
     def _losses(self, tokens: Sequence[int]) -> np.ndarray:
         """-log p of every token but the first, float64 [len(tokens) - 1]."""

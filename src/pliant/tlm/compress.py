@@ -21,7 +21,15 @@ from pliant.tlm.segments import prompt_text, segment_units, segments_of, with_te
 from pliant.tlm.selection import kept_ranges, longest_fitting, ranked, word_scores
 from pliant.tlm.units import Unit
 
-__all__ = ["Compressed", "CompressedPrompt", "compress", "compress_prompt", "prompt_text"]
+__all__ = [
+    "Compressed",
+    "CompressedPrompt",
+    "PreparedPrompt",
+    "compress",
+    "compress_prompt",
+    "prepare_prompt",
+    "prompt_text",
+]
 
 CharRange = tuple[int, int]
 _Prompt = str | Sequence[Message]
@@ -79,8 +87,10 @@ def compress(
     if not isinstance(text, str):
         raise RequestError("compress takes one text; compress_prompt takes messages")
     with _vocabulary(model) as (bundle, tokenizer):
-        job = _Job(text, ratio, tokenizer, lambda each: len(tokenizer.encode(str(each))), protect)
-        done = job.run(scorer, bundle)
+        prepared = PreparedPrompt(
+            text, tokenizer, lambda each: len(tokenizer.encode(str(each))), protect
+        )
+        done = prepared.at(ratio, scorer, bundle)
     assert isinstance(done.prompt, str)
     return Compressed(
         done.prompt, done.kept, done.ratio, ratio, done.num_tokens, done.num_original_tokens
@@ -100,30 +110,33 @@ def compress_prompt(
     The ratio is that of the prompt's tokens in all, so that it is what prefill pays. The scorer
     gets `prompt_text(prompt)` as one text. Raises as `compress` and `ElasticModel.encode_prompt`.
     """
+    return prepare_prompt(prompt, model=model, protect=protect).at(ratio, scorer, model.bundle)
+
+
+def prepare_prompt(
+    prompt: str | Sequence[Message], *, model: ElasticModel, protect: Protect = EVERYTHING
+) -> "PreparedPrompt":
+    """What `compress_prompt` does before it knows the ratio. Raises as it does."""
 
     def count(each: _Prompt) -> int:
         return len(
             model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each)
         )
 
-    return _Job(prompt, ratio, model.tokenizer, count, protect).run(scorer, model.bundle)
+    return PreparedPrompt(prompt, model.tokenizer, count, protect)
 
 
-class _Job:
+class PreparedPrompt:
     """One prompt on its way: its words, what they cost, and how many of them fit."""
 
     def __init__(
         self,
         prompt: _Prompt,
-        ratio: float,
         tokenizer: Tokenizer,
         count: Callable[[_Prompt], int],
         protect: Protect,
     ) -> None:
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
-            raise RequestError(f"a prompt ratio is above 0 and at most 1, not {ratio!r}")
         self._prompt = prompt
-        self._ratio = ratio
         self._tokenizer = tokenizer
         self._count = count
         self._original = prompt_text(prompt)
@@ -134,13 +147,19 @@ class _Job:
             for segment in self._segments
         ]
 
-    def run(self, scorer: Scorer | None, bundle: Bundle) -> CompressedPrompt:
+    def floor(self) -> int:
+        """Tokens that are left of it when all is dropped that may be."""
+        return self._measure(self._kept(()))
+
+    def at(self, ratio: float, scorer: Scorer | None, bundle: Bundle) -> CompressedPrompt:
         """What is left, or all of it where nothing may go or nothing would be won."""
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+            raise RequestError(f"a prompt ratio is above 0 and at most 1, not {ratio!r}")
         whole = tuple(((s.start, s.end),) if s.start < s.end else () for s in self._segments)
         total = self._measure(whole)
         flat = self._flat_units()
-        if self._ratio == 1 or all(unit.is_protected for unit in flat):
-            return self._result(whole, total, total)
+        if ratio == 1 or all(unit.is_protected for unit in flat):
+            return self._result(whole, ratio, total, total)
         with _scoring(scorer, bundle) as scoring:
             [tokens] = scoring.scores([self._text])
         order = ranked(self._text, flat, word_scores(flat, tokens))
@@ -157,13 +176,13 @@ class _Job:
         num_words = longest_fitting(
             [costs[index] for index in order],
             least=0 if len(order) < len(flat) else 1,
-            budget=math.floor(self._ratio * total + 1e-9),
+            budget=math.floor(ratio * total + 1e-9),
             total=total,
             measure=measure,
         )
         if measure(num_words) > total:
-            return self._result(whole, total, total)
-        return self._result(kept(num_words), measure(num_words), total)
+            return self._result(whole, ratio, total, total)
+        return self._result(kept(num_words), ratio, measure(num_words), total)
 
     def _flat_units(self) -> list[Unit]:
         return [unit for units in self._units for unit in units]
@@ -194,12 +213,12 @@ class _Job:
     def _measure(self, kept: _Kept) -> int:
         return self._count(with_texts(self._prompt, self._texts(self._text, kept)))
 
-    def _result(self, kept: _Kept, num_tokens: int, total: int) -> CompressedPrompt:
+    def _result(self, kept: _Kept, asked: float, num_tokens: int, total: int) -> CompressedPrompt:
         return CompressedPrompt(
             prompt=with_texts(self._prompt, self._texts(self._original, kept)),
             kept=tuple(each for ranges in kept for each in ranges),
             ratio=num_tokens / total if total else 1.0,
-            asked=self._ratio,
+            asked=asked,
             num_tokens=num_tokens,
             num_original_tokens=total,
         )

@@ -20,7 +20,7 @@ def are_names(words: Sequence[str], gaps: Sequence[str]) -> list[bool]:
     """For each of `words`, after the space `gaps[i]`, whether it is a name."""
     cores = [_core(word) for word in words]
     shouts = 2 * sum(map(_is_shouted, cores)) > sum(map(_has_case, cores))
-    capitals = [_is_capitalised(core) for core in cores]
+    capitals = [_is_capitalised(core) and not (shouts and core.isupper()) for core in cores]
     starts = _starts(words, gaps)
     found = [
         bool(_HANDLE.match(word))

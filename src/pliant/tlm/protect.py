@@ -11,14 +11,14 @@ from pliant.tlm.question import question_ranges
 Range = tuple[int, int]
 
 # CommonMark: a fence of three or more ends at one as long, or with the text.
-_FENCED = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(?s:.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.M)
+_FENCED = re.compile(r"^ {0,3}(`{3,}+|~{3,}+)[^\n]*+\n(?s:.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.M)
 _BACKTICKS = re.compile(r"`+|\n")
 # Ends before CJK text, which follows an address without a space.
 _ADDRESS = r"[^\s\"<>\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]+"
 _URL = re.compile(
-    rf"(?<![\w+.-])(?:[a-z][a-z0-9+.-]*+://|www\.|mailto:){_ADDRESS}"
-    r"|(?<![\w+.-])[\w+.-]++@[\w-]+\.[\w.-]*",
-    re.I,
+    rf"(?<![a-z0-9_+.-])(?:[a-z][a-z0-9+.-]*+://|www\.|mailto:){_ADDRESS}"
+    r"|(?<![a-z0-9_+.-])[a-z0-9_+.-]++@[a-z0-9-]+\.[a-z0-9.-]+",
+    re.I | re.A,
 )
 _DIGIT = re.compile(r"\d")
 

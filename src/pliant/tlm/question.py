@@ -7,8 +7,9 @@ text, it takes
 - the last sentence that ends in a question mark, for a question that comes before its material;
 - a first line that ends in a colon: "Summarise this text:".
 
-A stretch longer than `MAX_QUESTION_CHARS` is material, no question. A bare text of one sentence
-is one only with a question mark: nothing else says that it asks.
+A stretch longer than `MAX_QUESTION_CHARS` is material, no question. Of a bare text in one line the
+last sentence counts, and its only sentence with a question mark alone: nothing else says that it
+asks.
 """
 
 import re
@@ -36,8 +37,9 @@ def question_ranges(text: str, *, is_message: bool) -> list[Range]:
     asking = [each for each in sentences if _ASKS.search(text, each[0], each[1])][-1:]
     found = asking
     if is_message or len(sentences) > 1:
-        last = lines[-1]
-        found = [*asking, last if last[1] - last[0] <= MAX_QUESTION_CHARS else sentences[-1]]
+        is_line = is_message or len(lines) > 1
+        is_short = lines[-1][1] - lines[-1][0] <= MAX_QUESTION_CHARS
+        found = [*asking, lines[-1] if is_line and is_short else sentences[-1]]
     if len(lines) > 1 and text[: lines[0][1]].endswith(_COLONS):
         found = [lines[0], *found]
     return [(start, end) for start, end in found if end - start <= MAX_QUESTION_CHARS]

@@ -61,7 +61,7 @@ def kept_ranges(
     the most line breaks, so that lines stay apart. Space at the beginning and at the end remains.
     """
     ranges: list[Range] = []
-    gap = (start, units[0].start) if units else (start, end)
+    gap = (start, units[0].start) if units else (start, start)
     most_breaks = 0
     position = start
     for unit, unit_stays in zip(units, stays, strict=True):

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 _HAN = "\u2e80-\u2fdf\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_HIRAGANA = "\u3041-\u3096\u309d-\u309f\u30fc"
-_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_HIRAGANA = "\u3041-\u3096\u3099-\u309a\u309d-\u309f\u30fc"
+_KATAKANA = "\u3099-\u309a\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _UNSPACED = _HAN + _HIRAGANA + _KATAKANA
 _BREAKS = ";|\u2013\u2014\u2026"
 
