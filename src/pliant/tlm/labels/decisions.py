@@ -18,7 +18,8 @@ from pliant.tlm.labels.scoring import Job, Scores, all_slots, encode_choices, sc
 
 PROMPT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-Shorten = Callable[[TextPrompt, float], TextPrompt]
+# For a prompt, what makes it as long as a share of its tokens.
+Shorten = Callable[[TextPrompt], Callable[[float], TextPrompt]]
 
 
 def decision_rows(
@@ -29,18 +30,14 @@ def decision_rows(
 ) -> list[DecisionRow]:
     """One row for each question, of which there are at most as many as the engine has slots.
 
-    All must fit the context. `shorten(prompt, ratio)` makes the shorter prompts; the whole one
-    is asked as it is. Uses every slot.
+    All must fit the context. `shorten(prompt)(ratio)` makes the shorter prompts; the whole one is
+    asked as it is. Uses every slot.
     """
     asked = [as_asked(model, question) for question in questions]
     jobs = [
         Job(
-            # From long to short: each begins like the one before.
-            prompts=tuple(
-                tuple(model.encode_prompt(prompt if ratio == 1 else shorten(prompt, ratio)))
-                for ratio in reversed(prompt_ratios)
-            ),
-            choices=encode_choices(model, prompt, choices),
+            _prompts(model, prompt, shorten, prompt_ratios),
+            encode_choices(model, prompt, choices),
         )
         for prompt, choices in asked
     ]
@@ -50,6 +47,15 @@ def decision_rows(
         _row(model, prompt_text(prompt), prompt_ratios, question.answer_index, scores)
         for question, (prompt, _), *scores in zip(questions, asked, *by_level, strict=True)
     ]
+
+
+def _prompts(
+    model: ElasticModel, prompt: TextPrompt, shorten: Shorten, prompt_ratios: Sequence[float]
+) -> tuple[tuple[int, ...], ...]:
+    """From long to short: each begins like the one before."""
+    at = shorten(prompt)
+    prompts = (prompt if ratio == 1 else at(ratio) for ratio in reversed(prompt_ratios))
+    return tuple(tuple(model.encode_prompt(each)) for each in prompts)
 
 
 def _row(

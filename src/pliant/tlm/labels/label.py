@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +17,10 @@ from pliant.cluster import connected, run_tasks
 from pliant.engine.engine import DEFAULT_CONTEXT, MAX_BATCH
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
-from pliant.engine.questions import Question, as_asked, read_questions
+from pliant.engine.questions import Question, TextPrompt, as_asked, read_questions
 from pliant.errors import BundleError, LabelError
 from pliant.progress import Track, untracked
-from pliant.tlm.compress import compress_prompt
+from pliant.tlm.compress import prepare_prompt
 from pliant.tlm.labels.decisions import PROMPT_RATIOS, Shorten, decision_rows
 from pliant.tlm.labels.rows import DECISION_FILE, SCORE_FILE, DecisionRow, ScoreRow
 from pliant.tlm.labels.saliency import MAX_GROUPS, saliency_rows
@@ -77,9 +77,8 @@ def label_tasks(
         file = RowFile(out / FILES[head], _settings(bundle, tasks, head))
         size = labeller.model.engine.num_slots
         # What is computed together is made again together, so that the rows are the same.
-        groups = [
-            fitting[at : at + size] for at in range(len(file) // size * size, len(fitting), size)
-        ]
+        first = len(file) // size * size
+        groups = [fitting[at : at + size] for at in range(first, len(fitting), size)]
         skip = len(file) % size if groups else 0
         made = _on_cluster(bundle, head, groups, ray) if ray else _here(labeller, head, groups)
         for rows in track(made, f"{head} labels", len(groups)):
@@ -125,18 +124,26 @@ class Labeller:
 
 def shortening(model: ElasticModel, scorer: Scorer) -> Shorten:
     """Compression by `scorer`, which reads each prompt once however often it is shortened."""
-    remembering = _Remembering(scorer)
-    return lambda prompt, ratio: (
-        compress_prompt(prompt, ratio, model=model, protect=STRUCTURE, scorer=remembering).prompt
-    )
+
+    def shorten(prompt: TextPrompt) -> Callable[[float], TextPrompt]:
+        prepared = prepare_prompt(prompt, model=model, protect=STRUCTURE)
+        known = _KnownScores(scorer)
+        return lambda ratio: prepared.at(ratio, known, model.bundle).prompt
+
+    return shorten
 
 
-class _Remembering:
+class _KnownScores:
+    """What `scorer` said of the one text there is."""
+
     def __init__(self, scorer: Scorer) -> None:
-        self._scores = lru_cache(maxsize=MAX_SLOTS)(lambda text: scorer.scores([text])[0])
+        self._scorer = scorer
+        self._scores: list[list[TokenScore]] | None = None
 
     def scores(self, texts: Sequence[str]) -> list[list[TokenScore]]:
-        return [self._scores(text) for text in texts]
+        if self._scores is None:
+            self._scores = self._scorer.scores(texts)
+        return self._scores
 
 
 def _here(labeller: Labeller, head: Head, groups: Sequence[Sequence[Question]]) -> Iterator[_Rows]:

@@ -67,11 +67,12 @@ def train_tlm(
     labels: Path,
     recipe: Recipe | None = None,
     *,
+    score_only: bool = False,
     prepare: Callable[[TinyNetwork], None] | None = None,
     report: Steps | None = None,
 ) -> Bundle:
-    """Trains the score head and, if there are labels for it, the decision head; puts the result
-    into the bundle, in the place of an older one.
+    """Trains the score head and, if there are labels for it and not `score_only`, the decision
+    head; puts the result into the bundle, in the place of an older one.
 
     What was trained stays in `labels` as checkpoints: an interrupted training goes on, and the
     score head is not trained again when decision labels have been added. `prepare` may change the
@@ -91,7 +92,7 @@ def train_tlm(
         checkpoint=labels / "score.safetensors",
         report=_part("score head", report),
     )
-    if decisions:
+    if decisions and not score_only:
         train_decision_head(
             network,
             decisions,
