@@ -13,9 +13,7 @@ from support.tiny_bundle import make_tiny_bundle
 from support.tiny_tlm import write_tasks
 
 
-def test_from_tasks_to_an_evaluated_tlm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_tasks_to_an_evaluated_tlm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     bundle = str(make_tiny_bundle(tmp_path / "bundle").path)
     tasks = str(write_tasks(tmp_path / "tasks.jsonl", count=3))

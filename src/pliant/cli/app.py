@@ -43,9 +43,7 @@ VERBS = (
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("pull", "pull", "Download a model from the Hugging Face hub."),
     Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
-    Verb(
-        "tlm", "tlm", "Make labels for a bundle's TLM, train it, evaluate it."
-    ),
+    Verb("tlm", "tlm", "Make labels for a bundle's TLM, train it, evaluate it."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )

@@ -30,9 +30,7 @@ TASKS_HELP = (
 @tlm.command()
 def labels(
     bundle: BundleArgument,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the labels; goes on with what is there.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder of the labels; goes on with what is there.")],
     tasks: Annotated[Path | None, typer.Option(help=TASKS_HELP)] = None,
     head: Annotated[
         Literal["score", "decision"],

@@ -52,9 +52,7 @@ def test_rows_are_those_of_single_scores(
                     assert row.right[i][j] == (lead > 0)
 
 
-def test_a_model_without_template_is_asked_in_text(
-    model: ElasticModel, tlm: TinyModel
-) -> None:
+def test_a_model_without_template_is_asked_in_text(model: ElasticModel, tlm: TinyModel) -> None:
     # The template of these models refuses this role.
     odd = Question("q", ({"role": "tool", "content": "Is the wifi on?"},), ("yes", "no"), 0)
     [row] = decision_rows(model, [odd], shortening(model, tlm), (0.5, 1.0))

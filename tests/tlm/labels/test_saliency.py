@@ -45,9 +45,7 @@ def test_effects_are_those_of_a_plain_loop(model: ElasticModel) -> None:
     assert np.allclose([keep for *_, keep in row.spans], expected, atol=0.02)
 
 
-def test_questions_together_and_alone(
-    model: ElasticModel, questions: tuple[Question, ...]
-) -> None:
+def test_questions_together_and_alone(model: ElasticModel, questions: tuple[Question, ...]) -> None:
     together = saliency_rows(model, questions[:4])
     for question, row in zip(questions, together, strict=False):
         [alone] = saliency_rows(model, [question])
