@@ -15,7 +15,7 @@ from pliant.cli.app import VERBS
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_gguf import CORPUS, make_tiny_gguf
 from support.tiny_hf import make_folder
-from support.tiny_tlm import write_tasks
+from support.tiny_tasks import write_tasks
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [

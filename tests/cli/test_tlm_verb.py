@@ -10,7 +10,7 @@ from pliant.bundle import open_bundle
 from pliant.cli import main
 from pliant.cli.progress import steps
 from support.tiny_bundle import make_tiny_bundle
-from support.tiny_tlm import write_tasks
+from support.tiny_tasks import write_tasks
 
 
 def test_from_tasks_to_an_evaluated_tlm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

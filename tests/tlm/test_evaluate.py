@@ -12,7 +12,7 @@ from pliant.tlm.evaluate import choose, evaluate, feasible_pairs, score_slo
 from pliant.tlm.labels.rows import DecisionRow
 from pliant.tlm.model import TinyModel
 from support.tiny_bundle import make_tiny_bundle
-from support.tiny_tlm import add_tiny_tlm, write_tasks
+from support.tiny_tasks import add_tiny_tlm, write_tasks
 
 ROW = DecisionRow(
     text="Turn on the wifi.",

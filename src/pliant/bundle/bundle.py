@@ -49,7 +49,7 @@ class Bundle:
     def tlm_path(self) -> Path | None:
         """The bundle's tiny language model, if it has one."""
         has_tlm = self.manifest is not None and TLM_FILE in self.manifest.files
-        return locate(self.path, TLM_FILE) if has_tlm else None
+        return self.path / TLM_FILE if has_tlm else None
 
     def level(self, ratio: float) -> Level:
         """The level called `ratio`; raises UnknownLevelError, which lists those there are."""
@@ -101,11 +101,9 @@ def _open_folder(folder: Path) -> Bundle:
         raise BundleNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
     locate(folder, MANIFEST_FILE)
     manifest = Manifest.read(folder)
-    model = locate(folder, MODEL_FILE)
-    size, expected = model.stat().st_size, manifest.files[MODEL_FILE].nbytes
-    if size != expected:
-        raise CorruptFileError(f"{model} has {size} bytes, the manifest says {expected}")
-    gguf, architecture = _open_model(model)
+    for name in manifest.files.keys() & {MODEL_FILE, TLM_FILE}:
+        _check_size(locate(folder, name), manifest.files[name].nbytes)
+    gguf, architecture = _open_model(folder / MODEL_FILE)
     names = [level.adapter for level in manifest.levels if level.adapter is not None]
     adapters = {name: Adapter.open(locate(folder, name)) for name in names}
     try:
@@ -113,6 +111,12 @@ def _open_folder(folder: Path) -> Bundle:
     except PlanError as error:
         raise CorruptFileError(f"{folder / MANIFEST_FILE}: {error}") from error
     return Bundle(folder, manifest.name, gguf, architecture, manifest.levels, manifest, adapters)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size
+    if size != expected:
+        raise CorruptFileError(f"{path} has {size} bytes, the manifest says {expected}")
 
 
 def _open_gguf(path: Path) -> Bundle:

@@ -23,6 +23,7 @@ from pliant.cli.output import (
     terminal_safe,
 )
 from pliant.errors import CorruptFileError
+from pliant.tlm.format import TlmFile
 
 MAX_FACT_CHARS = 80
 
@@ -52,7 +53,7 @@ def show(
         found = {"findings": [asdict(finding) for finding in findings]} if check else {}
         print_json(description.to_json() | found)
     else:
-        _print_facts(description)
+        _print_facts(description, opened.tlm_path)
         _print_levels(description)
         _print_layers(description)
     if findings:
@@ -63,7 +64,7 @@ def _summary(findings: list[Finding]) -> str:
     return "; ".join(finding.message for finding in findings)
 
 
-def _print_facts(description: Description) -> None:
+def _print_facts(description: Description, tlm: Path | None) -> None:
     arch = description.architecture
     out = console()
     for name, value in (
@@ -77,11 +78,19 @@ def _print_facts(description: Description) -> None:
             ("file", f"{name}, {format_bytes(size)}")
             for name, size in sorted(description.files.items())
         ),
+        *_tlm(tlm),
         *_report(description),
         *_provenance(description),
     ):
         shown_name, shown = (escape(terminal_safe(text)) for text in (f"{name:<14}", value))
         out.print(f"[bold]{shown_name}[/] {shown}", highlight=False)
+
+
+def _tlm(path: Path | None) -> Iterator[tuple[str, str]]:
+    if path is not None:
+        c = TlmFile.open(path).config
+        layers = f"{c.trunk_layers} + {c.score_layers} + {c.decision_layers} layers"
+        yield "tiny LM", f"{layers} (shared, scores, decision), {c.hidden_size} wide"
 
 
 def _report(description: Description) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 from pliant.bundle import Bundle
 from pliant.engine.questions import Question, read_questions
 from support.tiny_bundle import make_tiny_bundle
-from support.tiny_tlm import add_tiny_tlm, write_tasks
+from support.tiny_tasks import add_tiny_tlm, write_tasks
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pliant.tlm.labels import label
 from pliant.tlm.labels.label import Head, label_tasks
 from pliant.tlm.labels.rows import read_decision_rows, read_score_rows
 from support.tiny_bundle import make_tiny_bundle
-from support.tiny_tlm import write_tasks
+from support.tiny_tasks import write_tasks
 
 READ = {"score": read_score_rows, "decision": read_decision_rows}
 KILLED = """

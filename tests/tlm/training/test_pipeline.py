@@ -15,7 +15,7 @@ from pliant.tlm.training.network import TinyNetwork
 from pliant.tlm.training.options import TrainOptions
 from pliant.tlm.training.pipeline import Recipe, train_tlm
 from support.tiny_bundle import make_tiny_bundle
-from support.tiny_tlm import write_tasks
+from support.tiny_tasks import write_tasks
 
 SHAPE = Shape(hidden_size=32, ff=32, num_heads=1)
 WORDS = ("wifi", "station", "please", "the", "on", "meet", "me", "at")

@@ -75,9 +75,10 @@ def encoder_network(
     """From a BERT-type Hugging Face checkpoint with its WordPiece vocabulary, in `folder`.
 
     The bottom `trunk_layers` (default: half) are the trunk; both branches begin as layers above,
-    the first `score_layers` (default: all) and the first `decision_layers` of them. `window` is at most what the
-    encoder has positions for; attention over longer ones costs more than it tells. Raises TrainingError for another architecture or
-    layers that are not there, BundleError for sizes that cannot be run.
+    the first `score_layers` (default: all) and the first `decision_layers` of them. `window` is at
+    most what the encoder has positions for; attention over longer ones costs more than it tells.
+    Raises TrainingError for another architecture or layers that are not there, BundleError for
+    sizes that cannot be run.
     """
     encoder, tokenizer = _load_bert(Path(folder))
     found = encoder.config
