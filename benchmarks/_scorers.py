@@ -24,7 +24,7 @@ class RandomWords:
         return [self._scores(text) for text in texts]
 
     def _scores(self, text: str) -> list[TokenScore]:
-        rng = random.Random(f"{self.seed} {text}")
+        rng = random.Random(f"{self.seed} {readable(text)}")
         return [TokenScore(start, end, rng.random()) for start, end in word_ranges(text)]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pliant.cli.app import VERBS
+from support.bundle_with_tlm import make_bundle_with_tlm
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_gguf import CORPUS, make_tiny_gguf
 from support.tiny_hf import make_folder
@@ -67,7 +68,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     make_folder(folder / "my-llama")
     make_tiny_gguf(folder / "my-model.gguf")
-    make_tiny_bundle(folder / "my-bundle")
+    make_bundle_with_tlm(folder / "my-bundle")
     make_tiny_bundle(folder / "home" / "bundles" / "pocket", context=1024)
     shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
     for name in ("tasks.jsonl", "held-out.jsonl"):
