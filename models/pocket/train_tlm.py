@@ -18,22 +18,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from pliant.bundle import Bundle, open_bundle
 from pliant.tlm.labels.label import label_tasks
 from pliant.tlm.labels.rows import PAIR_FILE, ScoreRow, write_rows
 from pliant.tlm.segments import prompt_text
 from pliant.tlm.training.build import Shape
-from pliant.tlm.training.network import EMBEDDING_STD, TinyNetwork
+from pliant.tlm.training.network import TinyNetwork
 from pliant.tlm.training.options import TrainOptions
 from pliant.tlm.training.pipeline import Recipe, train_tlm
-from pocket.embeddings import narrow_embeddings
 from pocket.generate import TOP_LEVEL, make_scene
 from pocket.kept_words import context_labels
 from pocket.real_tasks import INTENT_LABELS
 from pocket.scene import APPS, Scene
 from pocket.sources import INTENT_SETS, IntentSet
+from pocket.tlm_start import start_from
 
 SHAPE = Shape(window=512)
 SCORE = TrainOptions(epochs=1, learning_rate=2e-3, train_trunk=True, dropout=0.0)
@@ -109,13 +107,6 @@ def make(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     bundle = train_tlm(bundle.path, args.out, recipe, prepare=prepare)
     say("decision head trained")
     return bundle
-
-
-def start_from(network: TinyNetwork, bundle: Bundle) -> None:
-    """Tokens begin as the LLM's own embeddings see them, in the directions that tell most apart."""
-    rows = narrow_embeddings(bundle, network.config.hidden_size)
-    with torch.no_grad():
-        network.token_embd.weight[: len(rows)] = rows * (EMBEDDING_STD / rows.std())
 
 
 if __name__ == "__main__":
