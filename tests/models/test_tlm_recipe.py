@@ -1,4 +1,4 @@
-"""The recipe of the built-in model's TLM: labels of generated prompts, first weights, a short run."""
+"""The recipe of pocket's TLM: labels of generated prompts, first weights, a short run."""
 
 import random
 import shutil
@@ -77,14 +77,8 @@ def test_training_starts_from_like_and_near_words() -> None:
 def test_a_short_run(tmp_path: Path) -> None:
     bundle = tmp_path / "pocket"
     shutil.copytree(open_bundle("pocket").path, bundle)
-    command = [
-        sys.executable,
-        str(RECIPE),
-        "--bundle",
-        str(bundle),
-        "--out",
-        str(tmp_path / "work"),
-    ]
+    work = tmp_path / "work"
+    command = [sys.executable, str(RECIPE), "--bundle", str(bundle), "--out", str(work)]
     command += ["--generated", "32", "--saliency", "2", "--decisions", "2"]
     for _ in range(2):  # the second time everything is there
         done = subprocess.run(command, capture_output=True, text=True, check=True)
