@@ -80,14 +80,13 @@ class PreparedPrompt:
         with _scoring(scorer, bundle) as scoring:
             [tokens] = scoring.scores([self._text])
         order = ranked(self._text, units, word_scores(units, tokens))
-        kept = self._longest(order, math.floor(ratio * self._total + 1e-9))
-        num_tokens = self._measure(kept)
+        kept, num_tokens = self._longest(order, math.floor(ratio * self._total + 1e-9))
         if num_tokens > self._total:
             return self._result(self._whole, ratio, self._total)
         return self._result(kept, ratio, num_tokens)
 
-    def _longest(self, order: Sequence[int], budget: int) -> _Kept:
-        """With as many words of `order` as fit, or one where nothing is protected."""
+    def _longest(self, order: Sequence[int], budget: int) -> tuple[_Kept, int]:
+        """With as many words of `order` as fit, or one where nothing is protected; its tokens."""
         costs = self._costs
         least = 0 if len(order) < len(self._flat_units) else 1
         kept = cache(lambda num_words: self._kept(order[:num_words]))
@@ -101,10 +100,12 @@ class PreparedPrompt:
                 lambda num_words: measure(kept(num_words)),
             )
 
-        num_words = fitting(self._estimate)
-        if num_words > least and self._measure(kept(num_words)) > budget:
-            num_words = fitting(self._measure)
-        return kept(num_words)
+        found = kept(fitting(self._estimate))
+        num_tokens = self._measure(found)
+        if num_tokens > budget:
+            found = kept(fitting(self._measure))
+            num_tokens = self._measure(found)
+        return found, num_tokens
 
     @cached_property
     def _whole(self) -> _Kept:

@@ -11,18 +11,17 @@ import transformers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from pliant.errors import BundleError, TrainingError
-from pliant.tlm.format import TlmFile
 from pliant.tlm.inputs import PassShape
 from pliant.tlm.model import TinyModel
 from pliant.tlm.passes import PassRunner
 from pliant.tlm.training.build import encoder_network
-from pliant.tlm.training.export import write_tlm
+from pliant.tlm.training.export import WeightType, write_tlm
 from support.tiny_tlm import TEXTS, keeps, minilm, pieces, torch_reading, wordpiece
 
 transformers.utils.logging.disable_progress_bar()
 LEVELS = (0.5, 1.0)
 # The run time against transformers on the real encoder, as a share of the largest hidden state.
-HIDDEN_TOLERANCE = {"F32": 1e-5, "F16": 1e-3, "Q8_0": 2e-2}
+HIDDEN_TOLERANCE: dict[WeightType, float] = {"F32": 1e-5, "F16": 1e-3, "Q8_0": 3e-2}
 
 
 def make_folder(folder: Path, **changes: Any) -> Path:
@@ -63,7 +62,8 @@ def test_a_bert_folder_gives_a_network_that_runs(tmp_path: Path) -> None:
     [
         ({"model_type": "roberta"}, "is a roberta model; encoders of BERT's architecture"),
         ({"model_type": "modernbert"}, "is a modernbert model"),
-        ({"model_type": "no-such"}, "no encoder that transformers can read"),
+        ({"model_type": "no-such"}, "is a no-such model"),
+        ({"hidden_size": "wide"}, "no encoder that transformers reads"),
         ({"is_decoder": True}, "as a decoder"),
         ({"position_embedding_type": "relative_key"}, "relative_key positions"),
         ({"hidden_act": "gelu_new"}, "activation is 'gelu_new'"),
@@ -97,9 +97,8 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         encoder_network(tmp_path / "nothing", LEVELS)
 
 
-@pytest.mark.parametrize("weights", list(HIDDEN_TOLERANCE))
 @torch.no_grad()
-def test_a_real_encoders_hidden_states(tmp_path: Path, weights: Any) -> None:
+def test_a_real_encoders_hidden_states(tmp_path: Path) -> None:
     folder = minilm()
     # The last layer but one is the trunk's end, so nearly all of the encoder is compared.
     network = encoder_network(folder, LEVELS, trunk_layers=5)
@@ -107,11 +106,12 @@ def test_a_real_encoders_hidden_states(tmp_path: Path, weights: Any) -> None:
     reference = BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     framed = torch.tensor([[network.config.cls_token, *ids, network.config.sep_token]])
     expected = reference(framed, output_hidden_states=True).hidden_states[5][0].numpy()
-    write_tlm(tmp_path / "tlm.gguf", network, weights)
-    passes = PassRunner(TlmFile.open(tmp_path / "tlm.gguf"), threads=2)
-    shape = PassShape(1, passes.length(len(ids)), is_scored=False, deciding=0)
-    found = passes.run(shape, [ids], (0, 0)).hidden
-    passes.close()
-    assert found is not None
-    atol = HIDDEN_TOLERANCE[weights] * float(np.abs(expected).max())
-    np.testing.assert_allclose(found[0, : len(ids) + 2], expected, atol=atol)
+    for weights, tolerance in HIDDEN_TOLERANCE.items():
+        file = write_tlm(tmp_path / "tlm.gguf", network, weights)
+        passes = PassRunner(file, threads=1)
+        shape = PassShape(1, passes.length(len(ids)), is_scored=False, deciding=0)
+        found = passes.run(shape, [ids], (0, 0)).hidden
+        passes.close()
+        assert found is not None
+        atol = tolerance * float(np.abs(expected).max())
+        np.testing.assert_allclose(found[0, : len(ids) + 2], expected, atol=atol, err_msg=weights)

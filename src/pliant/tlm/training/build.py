@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,10 @@ def _seeded(config: TlmConfig, vocabulary: Vocabulary, seed: int) -> TinyNetwork
 
 def _load_bert(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer as transformers reads them, from files of the folder only."""
-    from transformers import AutoConfig, AutoTokenizer, BertModel
+    from transformers import AutoTokenizer, BertConfig, BertModel
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        _check_bert(folder, config)
+        _check_bert(folder, BertConfig.get_config_dict(folder, local_files_only=True)[0])
         encoder = BertModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
@@ -136,18 +135,18 @@ def _load_bert(folder: Path) -> tuple[Any, Any]:
     except PliantError:
         raise
     except Exception as error:  # transformers raises many kinds for damaged folders
-        raise TrainingError(
-            f"{folder} is no encoder that transformers can read: {error}"
-        ) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise TrainingError(f"{folder} is no encoder that transformers reads: {reason}") from error
 
 
-def _check_bert(folder: Path, config: Any) -> None:
-    if config.model_type != BERT:
+def _check_bert(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("model_type")
+    if kind != BERT:
         raise TrainingError(
-            f"{folder} is a {config.model_type} model; encoders of BERT's architecture are taken"
+            f"{folder} is a {kind} model; encoders of BERT's architecture are taken"
         )
-    position = getattr(config, "position_embedding_type", "absolute")
-    if position != "absolute" or config.is_decoder:
+    position = config.get("position_embedding_type", "absolute")
+    if position != "absolute" or config.get("is_decoder"):
         raise TrainingError(
             f"{folder}: BERT with {position} positions, or as a decoder, is not run"
         )
