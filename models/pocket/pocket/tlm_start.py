@@ -2,9 +2,10 @@
 
 What a line of a screen has to do with the request, a small encoder finds by words that are alike
 and words that stand together, and from random weights it learns both late. So it begins with
-them: three quarters of a token's vector are the LLM's own embedding along its principal
-directions, one quarter is its place (sines, as in arXiv 1706.03762, section 3.5), and the heads
-of each layer attend in turn to tokens that are alike and to tokens that are near.
+them. Three quarters of a token's vector are the LLM's own embedding along its principal
+directions, one quarter is its place (sines, as in arXiv 1706.03762, section 3.5). The heads of
+each layer attend in turn to tokens that are alike, and note where these stand, and to tokens that
+are near, and note what those noted. The notes take the place of the directions that tell least.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ STD = 0.05
 ALIKE, NEAR = 0.8, 1.2
 """How sharply heads attend to tokens that are alike, and to those that are near."""
 
+NOTE = 1.5
+"""How large the notes are beside what a token begins with."""
+
 NOISE = 0.1
-"""Of the random query and key weights, how much stays."""
+"""Of the random weights of queries, keys and what is noted, how much stays."""
 
 LONGEST_WAVE = 1000.0
 
@@ -65,13 +69,22 @@ def _sines(count: int, size: int) -> torch.Tensor:
 
 
 def _look(layer: Layer, num_heads: int, content: int) -> None:
-    """Queries and keys of even heads read the content, of odd heads the place."""
+    """Queries and keys of even heads read the content, of odd heads the place; see above."""
     size = layer.attn_qkv.in_features
+    places = size - content
+    alike, near = content - places, content - 2 * places
     per_head = size // num_heads
+    weights = layer.attn_qkv.weight.view(3, num_heads, per_head, size)
+    outputs = layer.attn_output.weight.view(size, num_heads, per_head)
     for head in range(num_heads):
-        first, end, sharpness = (content, size, NEAR) if head % 2 else (0, content, ALIKE)
-        read = torch.arange(min(per_head, end - first))
-        for part in (0, size):
-            rows = layer.attn_qkv.weight[part + head * per_head : part + (head + 1) * per_head]
-            rows *= NOISE
-            rows[read, first + read] += sharpness
+        is_near = head % 2 == 1
+        first, sharpness = (content, NEAR) if is_near else (0, ALIKE)
+        read = torch.arange(min(per_head, (size if is_near else content) - first))
+        for part in weights[:2, head]:
+            part *= NOISE
+            part[read, first + read] += sharpness
+        noted = torch.arange(min(per_head, places))
+        source, target = (alike, near) if is_near else (content, alike)
+        weights[2, head, noted] *= NOISE
+        weights[2, head, noted, source + noted] += 1
+        outputs[target + noted, head, noted] += NOTE
