@@ -2,11 +2,12 @@
 
 import multiprocessing
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from pliant.engine.threads import ThreadGovernor, physical_cores
+from pliant.engine.threads import FreeCores, ThreadGovernor, physical_cores
 
 
 def spin() -> None:
@@ -65,3 +66,27 @@ def test_what_others_do_between_passes_does_not_count(busy_processes: None) -> N
 
 def test_own_work_does_not_take_threads_away() -> None:
     assert run_passes(ThreadGovernor(limit=1), 0.5) == 1
+
+
+def test_free_cores_are_those_that_nothing_else_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = psutil.cpu_count() or 1
+    found = tmp_path / "loadavg"
+    monkeypatch.setattr(FreeCores, "_LOAD", found)
+    for running, free in ((1, cores), (2, max(1, cores - 1)), (cores + 5, 1)):
+        found.write_text(f"0.10 0.20 0.30 {running}/400 1234\n")
+        assert FreeCores().count() == free
+    found.write_text("unknown")
+    assert FreeCores().count() == cores
+    found.unlink()
+    assert FreeCores().count() == cores
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="the system does not tell")
+def test_spinning_processes_leave_no_free_core(busy_processes) -> None:
+    free = FreeCores()
+    until = time.monotonic() + 20
+    while free.count() > 1 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert free.count() == 1

@@ -6,6 +6,7 @@ cores, all wait for the thread that was put aside, and two threads become slower
 
 import os
 import time
+from pathlib import Path
 
 import psutil
 
@@ -18,6 +19,28 @@ def physical_cores() -> int:
     allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     return max(1, min(physical, allowed or physical))
+
+
+class FreeCores:
+    """How many cores others leave to one short computation, by what runs at this moment.
+
+    For passes of a few milliseconds, which `ThreadGovernor` is too slow for. Linux tells it; other
+    systems count as idle.
+    """
+
+    _LOAD = Path("/proc/loadavg")
+
+    def __init__(self) -> None:
+        self._cores = psutil.cpu_count() or 1
+
+    def count(self) -> int:
+        """At least 1: the caller's own."""
+        try:
+            # proc(5): the fourth field begins with how many threads can run now, this one included.
+            running = int(self._LOAD.read_text().split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return self._cores
+        return max(1, self._cores - (running - 1))
 
 
 class ThreadGovernor:

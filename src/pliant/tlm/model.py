@@ -58,7 +58,8 @@ class TinyModel:
     ) -> None:
         """`model` is the GGUF whose tokenizer is shared; by default the one beside `path`.
 
-        Raises BundleError for a file that is missing, damaged or made for another model.
+        At most `threads` are used, fewer while other programs run. Raises BundleError for a file
+        that is missing, damaged or made for another model.
         """
         file = TlmFile.open(path)
         self._config = file.config

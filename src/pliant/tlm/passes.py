@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.engine.threads import physical_cores
+from pliant.engine.threads import FreeCores, physical_cores
 from pliant.errors import RequestError
 from pliant.ggml.backend import Backend, GraphAllocator
 from pliant.ggml.tensor import Tensor
@@ -53,7 +53,9 @@ class PassRunner:
         self._parts = Parts(file.config, self._weights, self._inputs)
         self._allocator = GraphAllocator()
         self._graphs: OrderedDict[PassShape, TlmGraph] = OrderedDict()
-        self._backend = Backend(threads or physical_cores())
+        self._threads = threads or physical_cores()
+        self._free_cores = FreeCores()
+        self._backend = Backend(self._threads)
         self._lock = threading.Lock()
         self._closed = False
         self._reserve()
@@ -80,6 +82,7 @@ class PassRunner:
                 raise RequestError("the tiny language model is closed")
             graph = self._graph(shape)
             self._inputs.write(shape, windows, slo)
+            self._backend.threads = min(self._threads, self._free_cores.count())
             self._backend.compute(graph.address)
             return _result(graph, shape)
 
