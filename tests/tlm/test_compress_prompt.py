@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.engine.model import ElasticModel
@@ -112,6 +112,7 @@ def test_a_bare_prompt_is_compressed_as_a_text(pocket: ElasticModel) -> None:
     assert (done.prompt, done.kept, done.ratio) == (bare.text, bare.kept, bare.ratio)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.tlm.json_structure import json_structure
@@ -37,6 +37,7 @@ def without_strings(value: Any) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.booleans(), st.sampled_from([None, 2]))
 def test_a_document_without_its_strings_is_the_structure(
     document: Any, ascii_only: bool, indent: int | None
@@ -46,6 +47,7 @@ def test_a_document_without_its_strings_is_the_structure(
     assert structure(f"The answer: {text}\nis above. See [it]") == structure(text)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from('{}[]":, \n\\u0041truefalsnl-1.5eE"ab'), max_size=40))
 def test_what_is_found_is_json_and_nothing_is_missed(text: str) -> None:
     """By brute force: the longest stretch that json can read at each bracket outside another."""

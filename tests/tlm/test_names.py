@@ -1,7 +1,7 @@
 """Names, as far as writing shows them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.tlm.names import are_names
@@ -37,6 +37,7 @@ def test_examples(text: str, expected: list[str]) -> None:
     assert names(text) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=4), st.sampled_from([" ", "\n", ""]))))
 def test_one_answer_for_each_word(pairs: list[tuple[str, str]]) -> None:
     words, gaps = [w for w, _ in pairs], [g for _, g in pairs]

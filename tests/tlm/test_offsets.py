@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.bundle import open_bundle
@@ -19,6 +19,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(open_bundle("pocket").gguf.path)
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS)
 def test_a_token_is_the_characters_that_its_bytes_are_of(tokenizer: Tokenizer, text: str) -> None:
     owners = [index for index, c in enumerate(text) for _ in c.encode()]

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.errors import RequestError
@@ -94,6 +94,7 @@ def test_words(protect: Protect, expected: list[str]) -> None:
     assert [text[u.start : u.end] for u in units if u.is_protected] == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from('`~\n <>{}[]":,a1B@./w?\\')), st.booleans(), st.booleans())
 def test_ranges_are_in_order_and_units_cover_all_but_space(
     text: str, is_message: bool, asks: bool

@@ -1,7 +1,7 @@
 """Which part of a prompt is its last question."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.tlm.question import MAX_QUESTION_CHARS, question_ranges
@@ -58,6 +58,7 @@ def test_of_a_bare_text(text: str, expected: list[str]) -> None:
     assert questions(text, is_message=False) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab ?.!:\n？。)\"'")), st.booleans())
 def test_ranges_are_short_and_without_space_around(text: str, is_message: bool) -> None:
     for start, end in question_ranges(text, is_message=is_message):
@@ -65,6 +66,7 @@ def test_ranges_are_short_and_without_space_around(text: str, is_message: bool) 
         assert text[start:end] == text[start:end].strip()
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab .\n"), max_size=300))
 def test_the_last_line_of_a_short_message_is_always_in_it(text: str) -> None:
     lines = [line.strip() for line in text.split("\n") if line.strip()]

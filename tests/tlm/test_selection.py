@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.tlm.protect import Protect
@@ -75,6 +75,7 @@ def test_what_is_protected_has_no_rank() -> None:
 COSTS = st.lists(st.integers(0, 9), max_size=40)
 
 
+@settings(deadline=None)
 @given(COSTS, COSTS, st.integers(-5, 200), st.integers(0, 1))
 def test_the_longest_that_fits(
     costs: list[int], errors: list[int], budget: int, least: int
@@ -95,6 +96,7 @@ def test_the_longest_that_fits(
     assert found == best or (found < len(costs) and measure(found) == measure(best))
 
 
+@settings(deadline=None)
 @given(COSTS.filter(len), st.integers(0, 200))
 def test_good_estimates_take_few_measurements(costs: list[int], budget: int) -> None:
     asked: list[int] = []
@@ -107,6 +109,7 @@ def test_good_estimates_take_few_measurements(costs: list[int], budget: int) -> 
     assert len(asked) <= 4
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab \n,学")), st.randoms(use_true_random=False))
 def test_kept_ranges_are_in_order_and_leave_no_space_twice(text: str, random: object) -> None:
     units = units_of(text, [], NOTHING)

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.tlm.words import word_ranges
@@ -41,6 +41,7 @@ def test_words(text: str, expected: list[str]) -> None:
     assert words(text) == expected
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_words_are_all_but_the_space_in_order(text: str) -> None:
     position = 0
@@ -52,6 +53,7 @@ def test_words_are_all_but_the_space_in_order(text: str) -> None:
     assert not text[position:].strip()
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(0, 20), st.integers(0, 20))
 def test_a_part_has_the_words_of_that_part(text: str, a: int, b: int) -> None:
     start, end = sorted((min(a, len(text)), min(b, len(text))))
