@@ -52,9 +52,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     return questions
 
 
-def as_asked(
-    model: ElasticModel, question: Question
-) -> tuple[TextPrompt, tuple[str, ...]]:
+def as_asked(model: ElasticModel, question: Question) -> tuple[TextPrompt, tuple[str, ...]]:
     """The prompt and the choices in the form the model takes: messages, or a text for a model
     without chat template, or with one that refuses these roles."""
     prompt: list[Message] = list(question.messages)
