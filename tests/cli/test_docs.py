@@ -16,6 +16,7 @@ from support.bundle_with_tlm import make_bundle_with_tlm
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_gguf import CORPUS, make_tiny_gguf
 from support.tiny_hf import make_folder
+from support.tiny_tasks import write_tasks
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -70,6 +71,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_bundle_with_tlm(folder / "my-bundle")
     make_tiny_bundle(folder / "home" / "bundles" / "pocket", context=1024)
     shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
+    for name in ("tasks.jsonl", "held-out.jsonl"):
+        write_tasks(folder / name, count=3)
     (folder / "calibration.txt").write_text("".join(CORPUS) * 8)
     return folder
 

@@ -16,7 +16,7 @@ from pliant.elastify.analysis import analyse
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.export import write_gguf
 from pliant.elastify.importance import order_by
-from pliant.elastify.progress import untracked
+from pliant.progress import untracked
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import load_model, read_config
 from pliant.elastify.vocabulary import read_vocabulary

@@ -27,7 +27,8 @@ PIPE_CLOSED = 141
 
 @dataclass(frozen=True)
 class Verb:
-    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`.
+    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`, or the help
+    of the group of commands that it is.
 
     `implied` are the values of options that may stand alone; typer knows no such options.
     """
@@ -54,6 +55,7 @@ VERBS = (
         "Make a Hugging Face model elastic and write it as a bundle.",
         implied={"--ray": "auto"},
     ),
+    Verb("tlm", "tlm", "Make labels for a bundle's TLM, train it, evaluate it."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )
@@ -212,9 +214,11 @@ def _stub() -> None:
 def load_verb(name: str) -> Any:
     """The command called `name`, with its options; imports its module."""
     verb = next(verb for verb in VERBS if verb.name == name)
-    module = importlib.import_module(f"pliant.cli.{verb.name}")
+    function = getattr(importlib.import_module(f"pliant.cli.{verb.name}"), verb.function)
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(verb.name, cls=VerbCommand)(getattr(module, verb.function))
+    app.command(verb.name, cls=VerbCommand)(function)
     command: Any = typer.main.get_command(app)
     command.implied = verb.implied
     return command

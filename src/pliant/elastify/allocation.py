@@ -20,10 +20,10 @@ from pliant.bundle.plan import Plan
 from pliant.elastify.gates import Gates
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, nested_levels
 from pliant.elastify.narrowing import Narrowing
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
 from pliant.elastify.windows import Windows
+from pliant.progress import Track, untracked
 
 STAGE = 0.1  # of the full model's cost: after so much narrowing, units are priced again
 

@@ -14,11 +14,11 @@ from pliant.elastify.anchors import choose_anchors, default_anchor_count, losses
 from pliant.elastify.calibration import Calibration, mean_loss
 from pliant.elastify.cluster import connect
 from pliant.elastify.importance import IMPORTANCES, energy_scores, order_by
-from pliant.elastify.progress import Track
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitOrder, UnitScores
 from pliant.elastify.windows import spread
 from pliant.elastify.work import Arrays, WorkFolder
+from pliant.progress import Track
 
 # Leaving out a layer shows in a few windows, and costs a pass over the model per layer.
 ANCHOR_TOKENS = 1024

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pliant.elastify.calibration import batch_loss
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.windows import Windows
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 ANCHOR_SHARE = 0.19  # 6 of 32 layers, 5 of 26, as in the paper
 

@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from pliant.elastify.examples import Example, read_examples
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.windows import Windows
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 BATCH_TOKENS = 512
 PROMPT_WEIGHT = 0.1

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pliant.bundle.manifest import is_file_name
-from pliant.elastify.progress import Track, untracked
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

@@ -6,7 +6,6 @@ installed on every node.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from typing import Any
 import torch
 
 from pliant.bundle.plan import Level
+from pliant.cluster import connected, run_tasks
 from pliant.elastify.importance import Estimate, taylor_scores
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import UnitScores
 from pliant.elastify.windows import Windows, joined
-from pliant.errors import ElastifyError, MissingExtraError, PliantError
+from pliant.progress import Track, untracked
 
 
 @dataclass(frozen=True)
@@ -81,44 +80,15 @@ class Cluster:
     def _run(
         self, task: Callable[..., Any], model: Any, arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[Any]:
-        """Results in the order of `arguments`, each as soon as it and those before it are there."""
-        import ray
-
-        remote = ray.remote(task).options(num_cpus=self.threads)
-        shared = ray.put(model)
-        pending = [remote.remote(self.threads, shared, *each) for each in arguments]
-        try:
-            for reference in pending:
-                yield ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PliantError):
-                raise error.cause from error
-            raise ElastifyError(f"a task on the Ray cluster failed: {error.cause!r}") from error
-        except ray.exceptions.RayError as error:
-            raise ElastifyError(f"the Ray cluster failed: {error}") from error
+        return run_tasks(task, model, arguments, self.threads)
 
 
 @contextmanager
 def connect(address: str) -> Iterator[Cluster]:
-    """Connects to the Ray cluster at `address` (host:port), or with "auto" to this machine's;
-    with "local" starts one here, and ends it.
-
-    Raises MissingExtraError without ray, and ElastifyError if there is no cluster.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("a cluster needs ray: pip install 'pliant[ray]'") from error
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ElastifyError(
-            f"no Ray cluster answers at {address!r}: start one with `ray start --head` ({error})"
-        ) from error
-    try:
-        yield _cluster(ray.nodes())
-    finally:
-        ray.shutdown()
+    """The cluster at `address`; raises as `pliant.cluster.connected` does."""
+    with connected(address) as cpus:
+        threads = min(torch.get_num_threads(), *cpus)
+        yield Cluster(threads, sum(count // threads for count in cpus))
 
 
 def check_cluster(address: str | None) -> None:
@@ -126,15 +96,6 @@ def check_cluster(address: str | None) -> None:
     if address is not None:
         with connect(address):
             pass
-
-
-def _cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    cpus = [count for count in cpus if count > 0]
-    if not cpus:
-        raise ElastifyError("the Ray cluster has no CPUs to work on")
-    threads = min(torch.get_num_threads(), *cpus)
-    return Cluster(threads, sum(count // threads for count in cpus))
 
 
 def _scores(

@@ -22,7 +22,6 @@ from gguf import GGMLQuantizationType as QuantType
 from pliant.bundle.plan import Plan
 from pliant.elastify.activations import ImportanceMatrix
 from pliant.elastify.metadata import add_model_keys
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.quantization import (
     FILE_TYPES,
     QUANTIZATIONS,
@@ -36,6 +35,7 @@ from pliant.elastify.source import SourceConfig, config_of
 from pliant.elastify.tensors import GGUF_NAMES, model_tensors
 from pliant.elastify.vocabulary import Vocabulary
 from pliant.errors import ElastifyError, PlanError
+from pliant.progress import Track, untracked
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from pliant.elastify.activations import ActivationMeter, ImportanceMatrix
 from pliant.elastify.calibration import mean_loss
 from pliant.elastify.gates import Gates
 from pliant.elastify.gradients import each_gradient
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.units import (
     Projection,
@@ -31,6 +30,7 @@ from pliant.elastify.units import (
 )
 from pliant.elastify.windows import Windows, joined
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 Batches = Sequence[Windows]
 DEFAULT_IMPORTANCE = "taylor"

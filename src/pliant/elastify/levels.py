@@ -16,7 +16,7 @@ from typing import Protocol
 from pliant.bundle.architecture import Architecture
 from pliant.bundle.cost import cost_ratio
 from pliant.bundle.plan import FF_STEP, LayerPlan, Level, Plan
-from pliant.elastify.progress import Track, untracked
+from pliant.progress import Track, untracked
 
 TARGET_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COST_TOLERANCE = 1e-9

@@ -26,11 +26,10 @@ from pliant.elastify.cluster import check_cluster
 from pliant.elastify.inputs import check_source
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
 from pliant.elastify.plans import PlanChoice
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.report.tasks import Question, read_tasks
+from pliant.elastify.report.tasks import read_tasks
 from pliant.elastify.report.write import make_report
 from pliant.elastify.source import SourceConfig, choose_device, load_model
 from pliant.elastify.steps import (
@@ -50,6 +49,8 @@ from pliant.elastify.verify import (
     check_tokens,
 )
 from pliant.elastify.work import WorkFolder
+from pliant.engine.questions import Question
+from pliant.progress import Track, untracked
 
 _VERSIONED = ("pliant", "torch", "transformers", "gguf", "llama-cpp-python")
 

@@ -12,10 +12,10 @@ from pliant.bundle.plan import Level, Plan
 from pliant.elastify.allocation import allocate_levels
 from pliant.elastify.gates import Gates
 from pliant.elastify.levels import TARGET_RATIOS, LevelChoice, choose_levels
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.source import SourceConfig
 from pliant.elastify.windows import Windows, joined, spread
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 PLAN_KINDS = ("best", "uniform", "global")
 DEFAULT_PLANS = "best"

@@ -26,7 +26,6 @@ from pliant.elastify.inputs import Source
 from pliant.elastify.options import ElastifyOptions
 from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.precision import widen
-from pliant.elastify.progress import Track
 from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
@@ -42,6 +41,7 @@ from pliant.elastify.verify import (
 )
 from pliant.elastify.work import WorkFolder
 from pliant.errors import CorruptFileError, ElastifyError
+from pliant.progress import Track
 
 Report = Callable[[str], None]
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from pliant.bundle import Bundle, Level
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.submodel import logits, slice_model
 from pliant.errors import ElastifyError
+from pliant.progress import Track, untracked
 
 Logits = npt.NDArray[np.float32]
 

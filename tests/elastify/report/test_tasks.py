@@ -13,7 +13,7 @@ from pliant.elastify.report.tasks import MAX_QUESTIONS, TaskScore, read_tasks, s
 from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.vocabulary import read_vocabulary
 from pliant.engine.model import ElasticModel
-from pliant.errors import ElastifyError
+from pliant.errors import LabelError
 from support.tiny_hf import make_folder
 
 CHOICES = ["on", "off again", "wifi"]
@@ -73,7 +73,7 @@ GOOD: dict[str, Any] = {"question": "On?", "choices": CHOICES, "answer_index": 0
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, row: Any, message: str) -> None:
-    with pytest.raises(ElastifyError, match=rf"t\.jsonl, line 2: {message}"):
+    with pytest.raises(LabelError, match=rf"t\.jsonl, line 2: {message}"):
         read_tasks(write(tmp_path / "t.jsonl", GOOD, row))
 
 
@@ -84,9 +84,9 @@ def test_wrong_lines_are_named(tmp_path: Path, row: Any, message: str) -> None:
 def test_files_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ElastifyError, match=message):
+    with pytest.raises(LabelError, match=message):
         read_tasks(path)
-    with pytest.raises(ElastifyError, match="cannot be read"):
+    with pytest.raises(LabelError, match="cannot be read"):
         read_tasks(tmp_path / "nowhere")
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from pliant.bundle import Architecture, Level, adapter_file_name, with_adapter, write_adapter
 from pliant.bundle.adapters import AdapterQuantization
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.adapted import gguf_factors
 from pliant.elastify.recovery.batches import batches_of
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.losses import mean_lm_loss
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import RecoveredLevel, recover_levels
+from pliant.progress import Track, untracked
 
 ADAPTER_QUANTIZATION: AdapterQuantization = "Q8_0"
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pliant.bundle.plan import Level
-from pliant.elastify.progress import Track, untracked
 from pliant.elastify.recovery.adapted import Factors, factors_of
 from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
 from pliant.elastify.recovery.checkpoint import training_fingerprint, weights_sha256
@@ -20,6 +19,7 @@ from pliant.elastify.recovery.losses import mean_lm_loss, scored_logits
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.trainee import Trainee
 from pliant.elastify.submodel import slice_model
+from pliant.progress import Track, untracked
 
 CHECKPOINT_SECONDS = 60.0
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pliant.bundle import Bundle
-from pliant.elastify.progress import Track, untracked
-from pliant.elastify.report.tasks import Question, TaskScore, score_tasks
+from pliant.elastify.report.tasks import TaskScore, score_tasks
 from pliant.elastify.windows import Windows, joined, spread
 from pliant.elastify.work import WorkFolder
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
+from pliant.engine.questions import Question
 from pliant.engine.scoring import log_probabilities
 from pliant.engine.span import Span
+from pliant.progress import Track, untracked
 
 # Every level computes them once or twice; perplexities of the same text compare well on fewer
 # tokens than estimating importance takes.

@@ -8,18 +8,18 @@ from typing import Any
 
 from pliant.bundle import Bundle
 from pliant.bundle.manifest import REPORT_DATA_FILE, REPORT_PAGE_FILE
-from pliant.elastify.progress import Track
 from pliant.elastify.report.collect import collect_report
 from pliant.elastify.report.data import Report
 from pliant.elastify.report.measure import measure_levels
 from pliant.elastify.report.page import render_page
 from pliant.elastify.report.stopwatch import Stopwatch
-from pliant.elastify.report.tasks import Question
 from pliant.elastify.units import UnitScores
 from pliant.elastify.verify import Verification
 from pliant.elastify.windows import Windows
 from pliant.elastify.work import WorkFolder
+from pliant.engine.questions import Question
 from pliant.errors import ElastifyError
+from pliant.progress import Track
 
 
 def make_report(

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from pliant.errors import LabelError
 
 SCORE_FILE = "score.jsonl"
+PAIR_FILE = "score-pairs.jsonl"
+SCORE_FILES = (SCORE_FILE, PAIR_FILE)
 DECISION_FILE = "decision.jsonl"
 
 

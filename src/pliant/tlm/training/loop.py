@@ -15,6 +15,7 @@ from pliant.tlm.training.options import TrainOptions
 CHECKPOINT_SECONDS = 60.0
 WARM_UP_SHARE = 0.05
 MAX_GRADIENT_NORM = 1.0
+SORTED_BATCHES = 50
 # More than the epochs and steps of a training: seeds that differ never share a stream.
 _STRIDE = 1 << 40
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,17 +51,17 @@ class TrainLoop:
         )
         self._resume()
 
-    def run(self, num_examples: int, step_loss: StepLoss, report: Report | None) -> None:
-        """All epochs, each over the examples in an order of its own."""
+    def run(self, lengths: Sequence[int], step_loss: StepLoss, report: Report | None) -> None:
+        """All epochs, each over the examples, of these lengths, in an order of its own."""
         size = self._options.batch_size
-        per_epoch = -(-num_examples // size)
+        per_epoch = -(-len(lengths) // size)
         total = self._options.epochs * per_epoch
         saved = time.monotonic()
         order: list[int] = []
         while self._step < total:
             epoch, position = divmod(self._step, per_epoch)
             if position == 0 or not order:
-                order = torch.randperm(num_examples, generator=self._generator(epoch)).tolist()
+                order = mixed_order(lengths, size, self._generator(epoch))
             chosen = order[position * size : (position + 1) * size]
             loss = step_loss(chosen, self._generator(self._options.epochs + self._step))
             self._update(loss, total)
@@ -105,6 +106,19 @@ class TrainLoop:
                 weight.copy_(state.tensors[f"{name}.value"])
                 moments = {moment: state.tensors[f"{name}.{moment}"] for moment in _MOMENTS}
                 self._optimizer.state[weight] = {"step": torch.tensor(float(state.step)), **moments}
+
+
+def mixed_order(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[int]:
+    """Random, but that batches of `size` hold examples of like length, which need little padding:
+    some batches' worth at a time is sorted, and the batches are mixed again."""
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = []
+    for first in range(0, len(shuffled), size * SORTED_BATCHES):
+        part = sorted(shuffled[first : first + size * SORTED_BATCHES], key=lengths.__getitem__)
+        batches += [part[at : at + size] for at in range(0, len(part), size)]
+    # The last one may be smaller, and steps count on it to come last.
+    mixed = torch.randperm(len(batches) - 1, generator=generator).tolist() if batches else []
+    return [index for batch in (*mixed, len(batches) - 1) for index in batches[batch]]
 
 
 def _rate(step: int, total: int) -> float:

@@ -60,7 +60,7 @@ def train_score_head(
 
     owner = fingerprint("score", network.state_dict(), options, examples)
     loop = TrainLoop(parameters, options, checkpoint, owner)
-    loop.run(len(examples), step_loss, report)
+    loop.run([len(each.ids) for each in examples], step_loss, report)
     return TrainLog(tuple(loop.losses))
 
 
@@ -88,7 +88,8 @@ def train_decision_head(
 
     owner = fingerprint("decision", network.state_dict(), options, rows)
     loop = TrainLoop(parameters, options, checkpoint, owner)
-    loop.run(len(examples), step_loss, report)
+    lengths = [sum(map(len, each.windows)) for each in examples]
+    loop.run(lengths, step_loss, report)
     return TrainLog(tuple(loop.losses))
 
 
