@@ -5,6 +5,7 @@ import pytest
 
 from pliant.bundle import check_levels
 from pliant.elastify.calibration import mean_loss, token_windows
+from pliant.elastify.examples import Example
 from pliant.elastify.plans import PlanChoice, choose_plans
 from pliant.elastify.source import config_of
 from pliant.elastify.submodel import slice_model
@@ -12,7 +13,7 @@ from pliant.errors import ElastifyError
 from support.shapes import architecture_of
 from support.tiny_hf import make_model
 
-BATCHES = token_windows(list(range(6, 306)) * 2, windows=4, window_tokens=32)
+BATCHES = token_windows(Example.text(list(range(6, 306)) * 2), windows=4, window_tokens=32)
 
 
 def chosen(model: Any, **options: Any) -> Any:
@@ -29,7 +30,7 @@ def test_takes_the_kind_that_the_other_half_of_the_text_likes_better() -> None:
     assert set(means) == {"uniform", "global"}
     assert found.kind == min(means, key=lambda kind: means[kind])
     check_levels(architecture_of(config_of(model.config)), found.choice.levels)
-    judged = [BATCHES[0][1::2]]
+    judged = [BATCHES[0].take([1, 3])]
     for level in found.choice.levels:
         expected = mean_loss(slice_model(model, level.plan), judged)
         assert found.losses[found.kind][level.ratio] == pytest.approx(expected, abs=1e-5)

@@ -7,8 +7,17 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pliant.elastify.rope import Rope, RopeScaling, read_rope
-from pliant.elastify.source import config_of, load_model, load_tokenizer, read_config
+from pliant.elastify.source import (
+    Dtype,
+    choose_dtype,
+    config_of,
+    load_model,
+    load_tokenizer,
+    read_config,
+    read_weights,
+)
 from pliant.errors import ElastifyError
+from pliant.ggml.cpu import cpu_features
 from support.tiny_hf import LLAMA3_ROPE, make_folder, make_model
 
 
@@ -190,3 +199,15 @@ def test_refuses_damaged_weights(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ElastifyError, match="cut short: its header|cut short: model"):
         load_model(tmp_path)
+
+
+def test_computes_in_bfloat16_only_where_the_weights_and_the_hardware_do(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model")
+    in_f32 = read_weights(folder)
+    load_model(folder, "bf16").save_pretrained(folder)
+    in_bf16 = read_weights(folder)
+    native: Dtype = "bf16" if "avx512_bf16" in cpu_features() else "f32"
+    assert choose_dtype("auto", in_bf16, "cpu") == native
+    assert choose_dtype("auto", in_f32, "cpu") == "f32"
+    assert choose_dtype("auto", in_bf16, "mps") == "f32"
+    assert choose_dtype("bf16", in_f32, "cpu") == "bf16"

@@ -56,8 +56,11 @@ def elastify(
         int | None, typer.Option(help="Tokens in each piece.", show_default="256")
     ] = None,
     dtype: Annotated[
-        Literal["f32", "bf16"] | None,
-        typer.Option(help="What is computed in.", show_default="f32"),
+        Literal["auto", "f32", "bf16"] | None,
+        typer.Option(
+            help="What is computed in; auto: bf16 for weights stored so, where the CPU has it.",
+            show_default="auto",
+        ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"] | None,

@@ -21,7 +21,7 @@ from pliant.elastify.work import Arrays, WorkFolder
 from pliant.progress import Track
 
 # Leaving out a layer shows in a few windows, and costs a pass over the model per layer.
-ANCHOR_TOKENS = 1024
+ANCHOR_TOKENS = 512
 # Gradients cost three times as much as the rest; orders by more windows were no better.
 IMPORTANCE_TOKENS = 2048
 

@@ -17,12 +17,12 @@ from pliant.elastify.anchors import default_anchor_count
 from pliant.elastify.inputs import Source, check_source
 from pliant.elastify.levels import choose_levels
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
-from pliant.elastify.plans import PLAN_TOKENS
+from pliant.elastify.plans import plan_tokens
 from pliant.elastify.quantization import check_quantization, column_blocks, encode
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.report.measure import PERPLEXITY_TOKENS
 from pliant.elastify.report.tasks import read_tasks
-from pliant.elastify.source import Dtype
+from pliant.elastify.source import Dtype, choose_device, choose_dtype
 from pliant.elastify.steps import weightless_gguf
 from pliant.elastify.verify import sample_length
 
@@ -90,10 +90,14 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
         levels=levels,
         notes=choice.notes,
         bundle_bytes=bundle_bytes,
-        memory_bytes=_memory(source, architecture, window_tokens, options.dtype),
+        memory_bytes=_memory(source, architecture, window_tokens, _dtype(source, options)),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
         seconds=_seconds(source, architecture, choice.levels, options, sample),
     )
+
+
+def _dtype(source: Source, options: ElastifyOptions) -> Dtype:
+    return choose_dtype(options.dtype, source.tensors, choose_device(options.device))
 
 
 def _exported(source: Source, quantization: str) -> tuple[Architecture, int]:
@@ -138,22 +142,28 @@ def _seconds(
     sample: int,
 ) -> dict[str, float]:
     tokens = options.windows * min(options.window_tokens, architecture.context_length)
-    seconds = _passes_seconds(source, architecture, options.quantization, tokens, sample)
+    rate = _multiply_adds_per_second(architecture, _dtype(source, options))
+    seconds = _passes_seconds(source, architecture, options.quantization, tokens, sample, rate)
     if options.importance == "activation":
         del seconds["importance of units"]
-    passed = min(PLAN_TOKENS, tokens)
-    seconds["widths of layers"] = _plan_seconds(architecture, options.plan, levels, passed)
+    passed = min(plan_tokens(architecture), tokens)
+    work = _plan_work(architecture, options.plan, levels, passed)
+    seconds["widths of layers"] = work / rate
     if options.recovery is not None:
         training = options.recovery.options
-        seconds["recovery"] = _recovery_seconds(architecture, levels, training)
-    seconds["perplexity and accuracy of the levels"] = _report_seconds(
-        source, architecture, levels, options, tokens
-    )
+        seconds["recovery"] = _recovery_work(architecture, levels, training) / rate
+    work = _report_work(source, architecture, levels, options, tokens)
+    seconds["perplexity and accuracy of the levels"] = work / rate
     return seconds
 
 
 def _passes_seconds(
-    source: Source, architecture: Architecture, quantization: str, tokens: int, sample: int
+    source: Source,
+    architecture: Architecture,
+    quantization: str,
+    tokens: int,
+    sample: int,
+    rate: float,
 ) -> dict[str, float]:
     full = Plan.full(architecture)
     layers, head = _layers(architecture, full), _head(architecture)
@@ -165,7 +175,6 @@ def _passes_seconds(
         "importance of units": min(tokens, IMPORTANCE_TOKENS) * (4 * layers + 2 * head),
         "verification": sample * (layers + head) * 10,
     }
-    rate = _multiply_adds_per_second(architecture)
     stored = sum(tensor.nbytes for tensor in source.tensors.values())
     elements = _parameters(architecture, full)
     return {
@@ -175,43 +184,43 @@ def _passes_seconds(
     }
 
 
-def _plan_seconds(
+def _plan_work(
     architecture: Architecture, kind: str, levels: Sequence[Level], tokens: int
 ) -> float:
-    """Half of the tokens go through every level of every kind, the other half forwards, again
-    and backwards for each stage of the search."""
+    """Multiply-adds. Half of the tokens go through every level of every kind, the other half
+    forwards, again and backwards for each stage of the search."""
     layers, head = _layers(architecture, Plan.full(architecture)), _head(architecture)
     kinds = 2 if kind == "best" else 1
     stages = 0 if kind == "uniform" else ceil((1 - levels[0].ratio) / STAGE)
     per_token = kinds * len(levels) * (layers + head) + stages * (3 * layers + 2 * head)
-    return tokens / 2 * per_token / _multiply_adds_per_second(architecture)
+    return tokens / 2 * per_token
 
 
-def _recovery_seconds(
+def _recovery_work(
     architecture: Architecture, levels: Sequence[Level], options: RecoveryOptions
 ) -> float:
-    """The full model forwards, every other level forwards and backwards."""
+    """Multiply-adds. The full model forwards, every other level forwards and backwards."""
     full = Plan.full(architecture)
     share = (options.loss == "distill") + 2 * sum(level.cost for level in levels[:-1])
     tokens = options.steps * options.batch_tokens
     per_token = _layers(architecture, full) + _head(architecture)
-    return tokens * per_token * share / _multiply_adds_per_second(architecture)
+    return tokens * per_token * share
 
 
-def _report_seconds(
+def _report_work(
     source: Source,
     architecture: Architecture,
     levels: Sequence[Level],
     options: ElastifyOptions,
     tokens: int,
 ) -> float:
-    """Every level, and again those with an adapter, on a text and on the questions."""
+    """Multiply-adds of every level, and again those with an adapter, on text and questions."""
     passes = sum(level.cost for level in levels)
     if options.recovery is not None:
         passes += sum(level.cost for level in levels[:-1])
     tokens = min(PERPLEXITY_TOKENS, tokens) + _question_tokens(source, options.tasks)
     per_token = _layers(architecture, Plan.full(architecture)) + _head(architecture)
-    return tokens * passes * per_token / _multiply_adds_per_second(architecture)
+    return tokens * passes * per_token
 
 
 def _question_tokens(source: Source, tasks: str | Path | None) -> int:
@@ -221,9 +230,10 @@ def _question_tokens(source: Source, tasks: str | Path | None) -> int:
     return sum(len(source.tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
 
 
-def _multiply_adds_per_second(architecture: Architecture) -> float:
-    tokens = torch.ones(256, architecture.hidden_size)
-    weight = torch.ones(architecture.ff, architecture.hidden_size)
+def _multiply_adds_per_second(architecture: Architecture, dtype: Dtype) -> float:
+    of_type = torch.bfloat16 if dtype == "bf16" else torch.float32
+    tokens = torch.ones(256, architecture.hidden_size, dtype=of_type)
+    weight = torch.ones(architecture.ff, architecture.hidden_size, dtype=of_type)
     torch.nn.functional.linear(tokens, weight)
     start, products = time.perf_counter(), 0
     while time.perf_counter() - start < _MEASURED_SECONDS:

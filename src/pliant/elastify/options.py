@@ -12,7 +12,7 @@ from pliant.elastify.levels import TARGET_RATIOS
 from pliant.elastify.plans import DEFAULT_PLANS, check_plan_kind
 from pliant.elastify.quantization import check_quantization
 from pliant.elastify.recovery.options import Recovery
-from pliant.elastify.source import Device, Dtype
+from pliant.elastify.source import Device, DtypeChoice
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class ElastifyOptions:
     about a fifth). `targets` are the levels' shares of the full model's cost.
 
     `windows` pieces of `window_tokens` tokens are taken from all over the calibration text.
-    `dtype` is what is computed in; weights stay in memory as they are stored, with the gradients
-    of one layer. With `recovery` every level below the full model gets an adapter. `tasks` is a
-    file of questions (see `read_tasks`) for the accuracy that the bundle's report shows. `ray` is
-    the address of a Ray cluster ("auto": this machine's) that shares the long work.
+    `dtype` is what is computed in (`source.choose_dtype`); weights stay in memory as they are
+    stored, with the gradients of one layer. With `recovery` every level below the full model gets
+    an adapter. `tasks` is a file of questions (see `read_tasks`) for the accuracy that the bundle's
+    report shows. `ray` is the address of a Ray cluster ("auto": this machine's) that shares the
+    long work.
 
     Raises ElastifyError for an unknown quantization, importance or plan.
     """
@@ -38,7 +39,7 @@ class ElastifyOptions:
     targets: Sequence[float] = TARGET_RATIOS
     windows: int = WINDOWS
     window_tokens: int = WINDOW_TOKENS
-    dtype: Dtype = "f32"
+    dtype: DtypeChoice = "auto"
     device: Device = "auto"
     recovery: Recovery | None = None
     tasks: str | Path | None = None

@@ -31,7 +31,7 @@ from pliant.elastify.recovery.levels import AdaptedLevels
 from pliant.elastify.report.stopwatch import Stopwatch
 from pliant.elastify.report.tasks import read_tasks
 from pliant.elastify.report.write import make_report
-from pliant.elastify.source import SourceConfig, choose_device, load_model
+from pliant.elastify.source import SourceConfig, choose_device, choose_dtype, load_model
 from pliant.elastify.steps import (
     Report,
     Run,
@@ -87,11 +87,12 @@ def elastify(
     check_tokenizer(source, options.quantization, sample_of(source, text))
     digests = check_values(source.folder, source.tensors, track)
     provenance = _provenance(source.config, digests, text)
-    inputs = {"windows": text.shape, "dtype": options.dtype, "device": device}
+    dtype = choose_dtype(options.dtype, source.tensors, device)
+    inputs = {"windows": text.shape, "dtype": dtype, "device": device}
     work = WorkFolder(out, {**provenance, **inputs})
     run = Run(out.name, source, text, options, work, stopwatch, report, track)
 
-    made = _make(run, partial(load_model, source.folder, options.dtype, device), data)
+    made = _make(run, partial(load_model, source.folder, dtype, device), data)
     gc.collect()
     verification = _verify(run, made)
     provenance |= made.provenance

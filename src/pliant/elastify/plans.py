@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from pliant.bundle.architecture import Architecture
+from pliant.bundle.cost import per_token_cost
 from pliant.bundle.plan import Level, Plan
 from pliant.elastify.allocation import allocate_levels
 from pliant.elastify.gates import Gates
@@ -19,8 +20,11 @@ from pliant.progress import Track, untracked
 
 PLAN_KINDS = ("best", "uniform", "global")
 DEFAULT_PLANS = "best"
-# A pass over the model per level and kind is spent on widths; more windows would say little more.
-PLAN_TOKENS = 4096
+# Dozens of passes over the model are spent on widths: this much text is enough for small models,
+# and so many multiply-adds in each pass, but for the least text, for large ones.
+MOST_PLAN_TOKENS = 4096
+LEAST_PLAN_TOKENS = 1024
+PLAN_MULTIPLY_ADDS = 10**12
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,14 @@ def choose_plans(
     lora_rank: int = 0,
     track: Track = untracked,
 ) -> PlanChoice:
-    """Levels of a reordered model, and the loss of each on half of PLAN_TOKENS of the windows.
+    """Levels of a reordered model, and the loss of each on half of `plan_tokens` of the windows.
 
     Global plans are found on the other half. "best" takes the kind with the lower mean loss
     at the levels below 1.0 that both have. `block`, `ff_block` and `lora_rank` are as in
     `choose_levels`.
     """
     check_plan_kind(kind)
-    search, judge = _halves(spread(batches, PLAN_TOKENS))
+    search, judge = _halves(spread(batches, plan_tokens(architecture)))
     limits: dict[str, Any] = {
         "targets": targets,
         "block": block,
@@ -111,6 +115,12 @@ def choose_plans(
             losses[name] = {level.ratio: _loss(gates, level, judge) for level in levels}
     best = _best(losses)
     return PlanChoice(best, found[best], losses)
+
+
+def plan_tokens(architecture: Architecture) -> int:
+    """How much of the text widths are chosen on."""
+    affordable = PLAN_MULTIPLY_ADDS // per_token_cost(architecture, Plan.full(architecture))
+    return min(max(affordable, LEAST_PLAN_TOKENS), MOST_PLAN_TOKENS)
 
 
 def _halves(

@@ -23,8 +23,10 @@ from pliant.elastify.fused import split_fused
 from pliant.elastify.precision import widen
 from pliant.elastify.rope import RopeScaling, read_rope
 from pliant.errors import ElastifyError
+from pliant.ggml.cpu import cpu_features
 
 Dtype = Literal["f32", "bf16"]
+DtypeChoice = Literal["auto", "f32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 _TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -161,6 +163,18 @@ def load_model(folder: Path, dtype: Dtype = "f32", device: str = "cpu") -> Any:
     if dtype == "f32":
         widen(model)
     return model.to(device)
+
+
+def choose_dtype(name: DtypeChoice, tensors: Mapping[str, StoredTensor], device: str) -> Dtype:
+    """What to compute in; "auto" is bfloat16 for weights stored so, where the hardware has it."""
+    if name != "auto":
+        return name
+    has_it = {
+        "cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "cpu": "avx512_bf16" in cpu_features(),
+    }
+    is_stored_so = _common_dtype(tensors) == "BF16"
+    return "bf16" if is_stored_so and has_it.get(device, False) else "f32"
 
 
 def choose_device(name: Device) -> str:
