@@ -16,7 +16,7 @@ STEP = "perplexity and accuracy of the levels"
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(estimate, "_multiply_adds_per_second", lambda architecture: 1e6)
+    monkeypatch.setattr(estimate, "_multiply_adds_per_second", lambda *_: 1e6)
     return make_folder(tmp_path / "source", intermediate_size=256)
 
 

@@ -8,11 +8,13 @@ import torch
 from pliant.elastify import precision
 from pliant.elastify.gradients import each_gradient
 from pliant.elastify.importance import taylor_scores
-from pliant.elastify.precision import widen
+from pliant.elastify.precision import widen, widened
 from pliant.elastify.source import config_of
+from pliant.elastify.windows import Windows
 from support.tiny_hf import make_model
 
 WINDOW = torch.arange(6, 38)[None]
+BATCH = Windows(WINDOW, torch.ones(1, 31))
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16])
@@ -42,7 +44,7 @@ def test_gradients_are_those_of_the_float32_model(models: tuple) -> None:
         assert weight.shape == gradient.shape
         found[layer, projection.name] = gradient.float()
 
-    each_gradient(narrow, WINDOW, keep)
+    each_gradient(narrow, BATCH, keep)
     wide(input_ids=WINDOW, labels=WINDOW).loss.backward()
     assert len(found) == 3 * 7
     assert list(found)[0][0] == 2  # the last layer's come first
@@ -57,9 +59,19 @@ def test_gradients_are_those_of_the_float32_model(models: tuple) -> None:
 def test_scores_rank_units_as_the_float32_model_does(models: tuple) -> None:
     narrow, wide = models
     config = config_of(wide.config)
-    found, expected = (taylor_scores(model, config, [WINDOW]) for model in models)
+    found, expected = (taylor_scores(model, config, [BATCH]) for model in models)
     assert abs(found.neurons / expected.neurons - 1).max() < 0.05
     assert abs(found.heads / expected.heads - 1).max() < 0.05
+
+
+def test_a_model_is_widened_for_a_while() -> None:
+    model = make_model(tie_word_embeddings=False).to(torch.bfloat16)
+    before = model(input_ids=WINDOW, use_cache=False).logits
+    with widened(model):
+        assert model(input_ids=WINDOW, use_cache=False).logits.dtype == torch.float32
+    after = model(input_ids=WINDOW, use_cache=False).logits
+    assert after.dtype == torch.bfloat16
+    assert torch.equal(before, after)
 
 
 def test_a_float32_model_is_left_as_it_is() -> None:

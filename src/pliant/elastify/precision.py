@@ -6,7 +6,8 @@ few rows at a time while it multiplies, forward and backward, and keeps none of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch.nn import functional
 CHUNK_ELEMENTS = 1 << 20
 
 
-def widen(model: Any) -> None:
-    """Makes a transformers model of 16-bit weights compute in float32, in place.
+def widen(model: Any) -> Callable[[], None]:
+    """Makes a transformers model of 16-bit weights compute in float32, in place; gives what undoes
+    that.
 
     Modules stay `torch.nn.Linear`; copies and slices of the model compute in float32 too.
     Float32 models are left as they are, and those that were widened before.
@@ -25,11 +27,28 @@ def widen(model: Any) -> None:
     embeddings = model.get_input_embeddings()
     is_wide = isinstance(model.get_output_embeddings(), WideLinear)
     if is_wide or embeddings.weight.dtype == torch.float32:
-        return
-    embeddings.register_forward_hook(_to_float)
-    for module in model.modules():
-        if type(module) is torch.nn.Linear:
-            module.__class__ = WideLinear
+        return lambda: None
+    hook = embeddings.register_forward_hook(_to_float)
+    linears = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    for linear in linears:
+        linear.__class__ = WideLinear
+
+    def narrow() -> None:
+        hook.remove()
+        for linear in linears:
+            linear.__class__ = torch.nn.Linear
+
+    return narrow
+
+
+@contextmanager
+def widened(model: Any) -> Iterator[None]:
+    """`widen` for a while."""
+    narrow = widen(model)
+    try:
+        yield
+    finally:
+        narrow()
 
 
 class WideLinear(torch.nn.Linear):

@@ -25,7 +25,7 @@ from pliant.elastify.fused import split_fused
 from pliant.elastify.inputs import Source
 from pliant.elastify.options import ElastifyOptions
 from pliant.elastify.plans import PlanChoice, choose_plans
-from pliant.elastify.precision import widen
+from pliant.elastify.precision import widened
 from pliant.elastify.quantization import column_blocks
 from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.levels import AdaptedLevels, adapt_levels
@@ -96,11 +96,11 @@ def check_tokenizer(source: Source, quantization: str, sample: torch.Tensor) -> 
 
 
 def reorder(model: Any, config: SourceConfig, analysis: Analysis, sample: torch.Tensor) -> float:
-    """Largest change of a logit. From here on all is computed in float32, to be compared."""
-    widen(model)
-    before = logits(model, sample[None])
-    reorder_model(model, config, analysis.order)
-    return reorder_difference(before, logits(model, sample[None]))
+    """Largest change of a logit, in float32."""
+    with widened(model):
+        before = logits(model, sample[None])
+        reorder_model(model, config, analysis.order)
+        return reorder_difference(before, logits(model, sample[None]))
 
 
 def export_draft(
@@ -164,11 +164,12 @@ def reference_logits(
     work: WorkFolder,
     track: Track,
 ) -> Callable[[Level], Any]:
-    """What transformers computes at each level, in files: so the model can go before the engine
-    loads its own."""
+    """What transformers computes at each level in float32, in files: so the model can go before
+    the engine loads its own."""
 
     def write(level: Level, path: Path) -> None:
-        np.save(path, expected_logits(model, level, sample))
+        with widened(model):
+            np.save(path, expected_logits(model, level, sample))
 
     inputs = {"order": analysis.order_sha256}
     paths = {
@@ -202,7 +203,8 @@ def recover(
         report=report,
         track=track,
     )
-    if options.ray is None:
-        return adapt()
-    with connect(options.ray) as cluster:
-        return adapt(train=cluster.recover_levels)
+    with widened(model):
+        if options.ray is None:
+            return adapt()
+        with connect(options.ray) as cluster:
+            return adapt(train=cluster.recover_levels)
