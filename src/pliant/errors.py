@@ -4,6 +4,7 @@ PliantError                     something pliant can explain in one sentence
 ├── RequestError                the caller's request cannot be served as asked (HTTP 400)
 │   ├── ContextOverflowError    prompt or answer does not fit the model's context
 │   ├── BusyError               every context slot is in use; try again later (HTTP 429)
+│   ├── MemoryBudgetError       a context does not fit the memory set for contexts (HTTP 507)
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range, or one that cannot be met
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
@@ -49,6 +50,18 @@ class ContextOverflowError(RequestError):
 class BusyError(RequestError):
     http_status = 429
     code = "busy"
+
+
+class MemoryBudgetError(RequestError):
+    """Raised with `needed_bytes` and `budget_bytes`."""
+
+    http_status = 507
+    code = "context_memory_exceeded"
+
+    def __init__(self, message: str, *, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.budget_bytes = budget_bytes
 
 
 class UnknownLevelError(RequestError):
