@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from pliant.engine.graph import Graph, Model, Size
 from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
+from pliant.engine.layerwise import LayerBatch, LayerGraph, LayerSteps, split_spans
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span, SpanShape
@@ -68,14 +70,15 @@ class Engine:
         self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
         window = self.architecture.sliding_window
         self._inputs = Inputs(MAX_BATCH, self.context_length, window)
-        model = Model(self.architecture, self._weights, self._kv, self._inputs)
-        self._graphs = GraphCache(model, MAX_BATCH)
+        self._model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        self._graphs = GraphCache(self._model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
         self._adapters = AdapterPool()
         self._sizes: dict[Plan | Level, Size] = {}
         self._last: tuple[Plan | Level, Size] | None = None
         self._step: _Pass | None = None
+        self._written: LayerBatch | None = None
         self._lock = threading.Lock()
         self._closed = False
         sizes = [self._size(level) for level in reversed(bundle.levels)]
@@ -107,13 +110,62 @@ class Engine:
         the slot, RequestError for other bad spans.
         """
         with self._lock:
-            if self._closed:
-                raise RequestError("the model is closed")
+            self._check_open()
             work = self._advance(size, spans) or self._prepare(size, spans)
-            self._backend.threads = self._threads.begin()
-            self._backend.compute(work.graph.address)
-            self._threads.end()
+            self._run(work.graph.address)
             return work.logits
+
+    def layer_steps(self, size: Plan | Level, spans: Sequence[Span]) -> LayerSteps:
+        """Compute keys and values of spans of one slot, in ascending order, a layer at a time.
+
+        They may be of any number of tokens and leave gaps: what lies in a gap must be in the slot
+        before a layer is computed, but only of that layer. Other passes can run between layers.
+        Raises as `forward`.
+        """
+        self._check_order(spans)
+        with self._lock:
+            self._check_open()
+            self._size(size)
+            batches = []
+            for batch in split_spans(spans, MAX_BATCH):
+                shapes = self._shapes(batch, one_slot=True)
+                rows = [span.slot * self.context_length for span in batch]
+                batches.append(LayerBatch(batch, shapes, rows, self.architecture.hidden_size))
+            return LayerSteps(self, size, batches)
+
+    def compute_layer(self, asked: Plan | Level, index: int, batch: LayerBatch) -> None:
+        """Layer `index` over a batch of `layer_steps`, which calls this."""
+        with self._lock:
+            self._check_open()
+            size = self._size(asked)
+            layer, is_last = size.plan.layers[index], index == len(size.plan.layers) - 1
+            if (is_last or (index and not layer.ff)) and not layer.kv_heads:
+                return
+            self._step = None
+            if size.adapter is not None:
+                self._adapters.use(size.adapter)
+            graph = LayerGraph(self._model, size, index, batch)
+            try:
+                self._graphs.allocate(graph.address)
+                if self._written is not batch:
+                    lengths = [shape.kv_length for shape in batch.shapes]
+                    self._inputs.write(batch.spans, lengths, batch.rows)
+                    self._written = batch
+                self._run(graph.address)
+            finally:
+                graph.close()
+            batch.swap()
+
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Memory that so many tokens take in a slot."""
+        return num_tokens * self._kv.token_bytes
+
+    def release_slot(self, slot: int, start: int = 0) -> None:
+        """Give back the memory of a slot's positions from `start` on; they read as zeros."""
+        self._check_slot(slot)
+        with self._lock:
+            self._check_open()
+            self._kv.release(slot, start)
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
@@ -122,8 +174,7 @@ class Engine:
         if not 0 <= length <= self.context_length:
             raise RequestError(f"length is {length}; a slot holds 0..{self.context_length} tokens")
         with self._lock:
-            if self._closed:
-                raise RequestError("the model is closed")
+            self._check_open()
             self._kv.copy(source, target, length)
 
     def close(self) -> None:
@@ -138,6 +189,15 @@ class Engine:
             self._kv.close()
             self._adapters.close()
             self._weights.close()
+
+    def _run(self, graph: int) -> None:
+        self._backend.threads = self._threads.begin()
+        self._backend.compute(graph)
+        self._threads.end()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestError("the model is closed")
 
     def _advance(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass | None:
         """The last pass with its inputs moved on, if `spans` is the decode step after it.
@@ -158,7 +218,7 @@ class Engine:
 
     def _prepare(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass:
         """The graph for any batch, with its inputs written."""
-        self._step = None
+        self._step = self._written = None
         size = self._size(asked)
         shapes = self._shapes(spans)
         rows = [span.slot * self.context_length for span in spans]
@@ -204,7 +264,7 @@ class Engine:
         adapter.check_fits(self.architecture, level.plan)
         return Size(level.plan, self._adapters.add(adapter, self.architecture, level.plan))
 
-    def _shapes(self, spans: Sequence[Span]) -> tuple[SpanShape, ...]:
+    def _shapes(self, spans: Sequence[Span], *, one_slot: bool = False) -> tuple[SpanShape, ...]:
         """What the graph must fit; raises what `forward` says of bad spans."""
         shapes = []
         slots = set()
@@ -233,9 +293,14 @@ class Engine:
             shapes.append(SpanShape(count, kv_length, span.num_outputs))
         if not 1 <= total <= MAX_BATCH:
             raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
-        if len(slots) != len(shapes):
+        if len(slots) != (1 if one_slot else len(shapes)):
             raise RequestError("two spans of one batch are in the same slot")
         return tuple(shapes)
+
+    def _check_order(self, spans: Sequence[Span]) -> None:
+        for before, after in pairwise(spans):
+            if before.slot != after.slot or before.start + len(before.tokens) > after.start:
+                raise RequestError("spans of one pass over layers ascend within one slot")
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.num_slots:

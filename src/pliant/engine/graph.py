@@ -5,6 +5,7 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +57,10 @@ class Graph:
     """
 
     def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
-        needed = _tensors_needed(model, size, len(spans))
+        needed = tensors_needed(model, size.plan.layers, size.adapter, len(spans))
         self._context = Context(max_tensors=needed, graph_size=needed)
         self.address = self._context.new_graph(needed)
-        builder = _Builder(model, self._context, self.address, size.adapter, spans)
+        builder = Builder(model, self._context, self.address, size.adapter, spans)
         self._logits = builder.build(size.plan)
         if self._logits is not None:
             # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
@@ -90,21 +91,24 @@ class Graph:
         self._context.close()
 
 
-def _tensors_needed(model: Model, size: Size, spans: int) -> int:
+def tensors_needed(
+    model: Model, layers: Sequence[LayerPlan], adapter: LevelAdapter | None, spans: int, first: int = 0
+) -> int:
+    """Tensors of a graph of the plan's `layers`, the first of which is number `first`."""
     weights = model.weights
     total = 64
-    for index, layer in enumerate(size.plan.layers):
+    for index, layer in enumerate(layers, first):
         cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
         total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
         total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
         if layer.heads_per_kv < model.architecture.heads_per_kv:
             total += _TENSORS_PER_GROUP * layer.kv_heads
-        if size.adapter is not None:
+        if adapter is not None:
             total += TENSORS_PER_LAYER + TENSORS_PER_PIECE * (len(cut[1]) + 1)
     return total
 
 
-class _Builder:
+class Builder:
     """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
 
     def __init__(
@@ -143,10 +147,7 @@ class _Builder:
         self.cached = self._attention.cached
 
     def build(self, plan: Plan) -> Tensor | None:
-        c = self._c
-        x = c.get_rows(self._weights.tensor("token_embd.weight"), self._tokens)
-        if self._a.family.scales_embeddings:
-            x = c.scale(x, math.sqrt(self._a.hidden_size))
+        x = self._embed()
         last = len(plan.layers) - 1
         for index, layer in enumerate(plan.layers):
             if index == last and self._outputs is None:
@@ -157,6 +158,27 @@ class _Builder:
         logits = self._logits(self.hidden)
         self._expand(logits)
         return logits
+
+    def build_layer(
+        self, x: Tensor | None, index: int, layer: LayerPlan, *, store_only: bool
+    ) -> Tensor | None:
+        """One layer alone, on the state `x` [hidden, n] of the layer before, or on embeddings.
+
+        Returns the state after it, or None if only keys and values are wanted.
+        """
+        x = self._embed() if x is None else x
+        if store_only:
+            self._store_only(x, index, layer)
+            return None
+        x = self._layer(x, index, layer, last=False)
+        self._expand(x)
+        return x
+
+    def _embed(self) -> Tensor:
+        x = self._c.get_rows(self._weights.tensor("token_embd.weight"), self._tokens)
+        if self._a.family.scales_embeddings:
+            x = self._c.scale(x, math.sqrt(self._a.hidden_size))
+        return x
 
     def _logits(self, x: Tensor) -> Tensor:
         c, cap = self._c, self._a.final_softcap

@@ -9,7 +9,7 @@ from pliant.engine.options import KvType
 from pliant.engine.views import Views
 from pliant.errors import UnsupportedModelError
 from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.memory import ALIGNMENT, Buffer, release_shared_pages
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
@@ -36,6 +36,7 @@ class KvCache:
         self.head_bytes = row_size(self.type, architecture.head_dim)
         size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
         count = 2 * architecture.num_layers
+        self.token_bytes = self.row_bytes * count
         self._views = Views()
         self._buffer = Buffer.zeroed(size * count)
         self._context = Context(max_tensors=count)
@@ -62,6 +63,13 @@ class KvCache:
         """Copy the first `length` tokens of one slot into another, all layers."""
         first, start = self.first_row(source), self.first_row(target)
         self._rows[:, start : start + length] = self._rows[:, first : first + length]
+
+    def release(self, slot: int, start: int) -> None:
+        """Give back the memory of a slot's rows from position `start` on, all layers."""
+        first = self.first_row(slot)
+        for plane in self._rows:
+            rows = plane[first + start : first + self.context_length]
+            release_shared_pages(rows.ctypes.data, rows.nbytes)
 
     def close(self) -> None:
         self._views.close()

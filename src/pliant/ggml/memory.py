@@ -130,7 +130,15 @@ def release_pages(base: int, size: int) -> None:
 
     Does nothing where the system has no such call.
     """
-    advice = getattr(mmap, "MADV_DONTNEED", None)
+    _release(base, size, getattr(mmap, "MADV_DONTNEED", None))
+
+
+def release_shared_pages(base: int, size: int) -> None:
+    """As `release_pages`, for memory of `Buffer.zeroed`, which Python maps as shared."""
+    _release(base, size, getattr(mmap, "MADV_REMOVE", None))
+
+
+def _release(base: int, size: int, advice: int | None) -> None:
     start = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (base + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if advice is not None and end > start:
