@@ -7,6 +7,7 @@ PliantError                     something pliant can explain in one sentence
 │   ├── MemoryBudgetError       a context does not fit the memory set for contexts (HTTP 507)
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range, or one that cannot be met
+│   ├── UnknownContextError     the app has no context of this id (HTTP 404)
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
 │   └── TemplateError           the chat template cannot render these messages
 ├── BundleError                 a bundle or GGUF file is missing, damaged or not understood
@@ -17,6 +18,12 @@ PliantError                     something pliant can explain in one sentence
 ├── GgmlError                   the native library is missing, of the wrong version, or failed
 │   ├── LibraryError            not found, or not a supported version
 │   └── TensorError             a shape or type that ggml would abort on
+├── ContextsError               the folder of persistent contexts cannot be used
+│   ├── ContextsInUseError      another process has it (HTTP 503)
+│   ├── JournalError            the journal cannot be read, or is not one that pliant knows
+│   ├── JournalWriteError       nothing more can be journaled: disk full or read-only (HTTP 507)
+│   ├── ChunkMissingError       a stored chunk is not there: recompute it
+│   └── ChunkCorruptError       a stored chunk is damaged: recompute it
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 └── MissingExtraError           an optional dependency is not installed
@@ -72,6 +79,11 @@ class SloError(RequestError):
     code = "invalid_slo"
 
 
+class UnknownContextError(RequestError):
+    http_status = 404
+    code = "context_not_found"
+
+
 class SamplingError(RequestError):
     code = "invalid_sampling"
 
@@ -112,6 +124,32 @@ class LibraryError(GgmlError):
 
 class TensorError(GgmlError):
     code = "tensor_error"
+
+
+class ContextsError(PliantError):
+    code = "contexts_error"
+
+
+class ContextsInUseError(ContextsError):
+    http_status = 503
+    code = "contexts_in_use"
+
+
+class JournalError(ContextsError):
+    code = "journal_error"
+
+
+class JournalWriteError(ContextsError):
+    http_status = 507
+    code = "journal_not_writable"
+
+
+class ChunkMissingError(ContextsError):
+    code = "chunk_missing"
+
+
+class ChunkCorruptError(ContextsError):
+    code = "chunk_corrupt"
 
 
 class HubError(PliantError):
