@@ -5,6 +5,7 @@ Forks begin at the end of a piece, so no piece is ever cut.
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from pliant.contexts.pieces import Encoded, Piece, decode, encode
 from pliant.errors import JournalError, RequestError
@@ -17,7 +18,7 @@ _ANCESTRY = """
         SELECT b.id, b.parent, b.inherited, min(line.inherited, line.stop)
         FROM branches b JOIN line ON b.id = line.parent
     )
-    SELECT p.start, p.num_tokens, p.role, p.tokens, p.levels, p.checksum
+    SELECT p.start, p.num_tokens, p.role, p.messages, p.tokens, p.levels, p.checksum
     FROM line JOIN pieces p ON p.branch = line.id AND p.start < line.stop
     ORDER BY p.start
 """
@@ -36,9 +37,9 @@ def append(db: sqlite3.Connection, branch: int, start: int, pieces: Sequence[Pie
     for piece in pieces:
         row = encode(piece)
         db.execute(
-            "INSERT INTO pieces (branch, start, num_tokens, role, tokens, levels, checksum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (branch, start, len(piece.tokens), row.role, row.tokens, row.levels, row.checksum),
+            "INSERT INTO pieces (branch, start, num_tokens, role, messages, tokens, levels, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (branch, start, len(piece.tokens), *astuple(row)),
         )
         start += len(piece.tokens)
     return start

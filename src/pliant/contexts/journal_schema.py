@@ -34,6 +34,7 @@ MIGRATIONS = (
         start INTEGER NOT NULL,
         num_tokens INTEGER NOT NULL,
         role TEXT NOT NULL,
+        messages TEXT NOT NULL,
         tokens BLOB NOT NULL,
         levels BLOB NOT NULL,
         checksum INTEGER NOT NULL,

@@ -23,16 +23,22 @@ _RUN = struct.Struct("<Id")
 class Piece:
     """`tokens` as one party's part of a history; `levels[i]` is what token i was computed at.
 
-    One number as `levels` is meant for all tokens. Raises RequestError without tokens, for ids
+    `messages` is what a chat template rendered as these tokens (JSON), "" where it was none. One
+    number as `levels` is meant for all tokens. Raises RequestError without tokens, for ids
     that are no uint32, for levels outside 0 < level <= 1 or of another number, for an unknown role.
     """
 
     tokens: tuple[int, ...]
     levels: tuple[float, ...]
     role: Role = "user"
+    messages: str = ""
 
     def __init__(
-        self, tokens: Sequence[int], levels: float | Sequence[float], role: Role = "user"
+        self,
+        tokens: Sequence[int],
+        levels: float | Sequence[float],
+        role: Role = "user",
+        messages: str = "",
     ) -> None:
         uniform = isinstance(levels, int | float)
         object.__setattr__(self, "tokens", tuple(tokens))
@@ -40,6 +46,7 @@ class Piece:
             self, "levels", (float(levels),) * len(self.tokens) if uniform else tuple(levels)
         )
         object.__setattr__(self, "role", role)
+        object.__setattr__(self, "messages", messages)
         self._check()
 
     def _check(self) -> None:
@@ -75,6 +82,7 @@ class Encoded:
     """A piece as a row of the journal; `checksum` covers the other fields."""
 
     role: str
+    messages: str
     tokens: bytes
     levels: bytes
     checksum: int
@@ -84,23 +92,27 @@ def encode(piece: Piece) -> Encoded:
     tokens = struct.pack(f"<{len(piece.tokens)}I", *piece.tokens)
     runs = ((len(list(run)), level) for level, run in groupby(piece.levels))
     levels = b"".join(_RUN.pack(count, level) for count, level in runs)
-    return Encoded(piece.role, tokens, levels, _checksum(piece.role, tokens, levels))
+    text = piece.role, piece.messages
+    return Encoded(*text, tokens, levels, _checksum(*text, tokens, levels))
 
 
 def decode(row: Encoded) -> Piece:
     """Inverse of `encode`; raises JournalError for anything that it did not write."""
     try:
-        if _checksum(row.role, row.tokens, row.levels) != row.checksum:
+        if _checksum(row.role, row.messages, row.tokens, row.levels) != row.checksum:
             raise JournalError("its checksum does not match")
         tokens = struct.unpack(f"<{len(row.tokens) // 4}I", row.tokens)
         runs = list(_RUN.iter_unpack(row.levels))
         if sum(count for count, _ in runs) != len(tokens):
             raise JournalError("it has levels for another number of tokens")
         levels = tuple(level for count, level in runs for _ in range(count))
-        return Piece(tokens, levels, row.role)  # type: ignore[arg-type]
+        return Piece(tokens, levels, row.role, row.messages)  # type: ignore[arg-type]
     except (struct.error, TypeError, AttributeError, RequestError) as error:
         raise JournalError(f"it is malformed: {error}") from error
 
 
-def _checksum(role: str, tokens: bytes, levels: bytes) -> int:
-    return zlib.crc32(levels, zlib.crc32(tokens, zlib.crc32(role.encode())))
+def _checksum(role: str, messages: str, tokens: bytes, levels: bytes) -> int:
+    checksum = 0
+    for part in (role.encode(), messages.encode(), tokens, levels):
+        checksum = zlib.crc32(part, checksum)
+    return checksum
