@@ -34,11 +34,10 @@ class Piece:
     def __init__(
         self, tokens: Sequence[int], levels: float | Sequence[float], role: Role = "user"
     ) -> None:
-        uniform = isinstance(levels, int | float)
+        if isinstance(levels, int | float):
+            levels = (float(levels),) * len(tokens)
         object.__setattr__(self, "tokens", tuple(tokens))
-        object.__setattr__(
-            self, "levels", (float(levels),) * len(self.tokens) if uniform else tuple(levels)
-        )
+        object.__setattr__(self, "levels", tuple(levels))
         object.__setattr__(self, "role", role)
         self._check()
 
