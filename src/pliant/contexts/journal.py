@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from pliant.contexts import branches
-from pliant.contexts.database import open_database
+from pliant.contexts.database import make_private_folder, open_database
 from pliant.contexts.journal_schema import APPLICATION_ID, MIGRATIONS
 from pliant.contexts.pieces import History, Piece
 from pliant.errors import (
@@ -78,6 +78,7 @@ class Journal:
     ) -> None:
         """Open the journal in `folder`, or begin one.
 
+        Reading only needs no lock on the folder, and works beside the process that has it.
         When the disk is full, `make_room` is asked to free some of it; if it says that it did,
         the write is tried once more. Raises JournalError, and changes nothing, if the file is
         damaged, of another program or of a newer pliant.
@@ -88,6 +89,8 @@ class Journal:
         if read_only and not self.path.exists():
             raise JournalError(f"there are no contexts in {folder}")
         try:
+            if not read_only:
+                make_private_folder(folder)
             self._db = open_database(
                 self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
             )

@@ -40,11 +40,10 @@ class Piece:
         role: Role = "user",
         messages: str = "",
     ) -> None:
-        uniform = isinstance(levels, int | float)
+        if isinstance(levels, int | float):
+            levels = (float(levels),) * len(tokens)
         object.__setattr__(self, "tokens", tuple(tokens))
-        object.__setattr__(
-            self, "levels", (float(levels),) * len(self.tokens) if uniform else tuple(levels)
-        )
+        object.__setattr__(self, "levels", tuple(levels))
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "messages", messages)
         self._check()
