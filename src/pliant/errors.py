@@ -16,6 +16,7 @@ PliantError                     something pliant can explain in one sentence
 ├── GgmlError                   the native library is missing, of the wrong version, or failed
 │   ├── LibraryError            not found, or not a supported version
 │   └── TensorError             a shape or type that ggml would abort on
+├── ChunkError                  keys and values that cannot be encoded, or bytes that are no chunk
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 └── MissingExtraError           an optional dependency is not installed
@@ -99,6 +100,10 @@ class LibraryError(GgmlError):
 
 class TensorError(GgmlError):
     code = "tensor_error"
+
+
+class ChunkError(PliantError):
+    code = "chunk_error"
 
 
 class HubError(PliantError):

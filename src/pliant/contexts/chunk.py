@@ -11,7 +11,7 @@ from typing import get_args
 
 from pliant.bundle import Architecture
 from pliant.engine.options import KvType
-from pliant.errors import RequestError
+from pliant.errors import ChunkError
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
 LOSSLESS = 16
@@ -29,7 +29,7 @@ class ChunkFormat:
     """What must be known to read a payload.
 
     `kv_heads` are per layer, of the level the chunk was computed at; `kv_type` is the type of the
-    cache it came from and goes to. Raises RequestError for what cannot be encoded.
+    cache it came from and goes to. Raises ChunkError for what cannot be encoded.
     """
 
     bits: int
@@ -40,15 +40,15 @@ class ChunkFormat:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise RequestError(f"bits is {self.bits!r}; it must be one of {BITS}")
+            raise ChunkError(f"bits is {self.bits!r}; it must be one of {BITS}")
         if self.kv_type not in get_args(KvType):
-            raise RequestError(f"kv_type is {self.kv_type!r}; it must be f16 or q8_0")
+            raise ChunkError(f"kv_type is {self.kv_type!r}; it must be f16 or q8_0")
         if not self.kv_heads or min(self.kv_heads) < 0:
-            raise RequestError(f"a chunk has 0 or more KV heads per layer, not {self.kv_heads}")
+            raise ChunkError(f"a chunk has 0 or more KV heads per layer, not {self.kv_heads}")
         block = TYPE_SIZES[self.block_type].block
         values = self.head_dim if self.bits == LOSSLESS else self.num_tokens * self.head_dim
         if self.num_tokens < 1 or self.head_dim < 1 or values % block:
-            raise RequestError(
+            raise ChunkError(
                 f"{self.num_tokens} tokens of head size {self.head_dim} are not whole blocks of "
                 f"{block}: {self.bits} bits need another number of tokens"
             )
@@ -97,10 +97,10 @@ class ChunkFormat:
     def sections(self, layer: int, kv_heads: int) -> range:
         """Numbers of the sections of a layer's first `kv_heads` heads; they follow each other.
 
-        Raises RequestError if the chunk does not have them.
+        Raises ChunkError if the chunk does not have them.
         """
         if not 0 <= layer < len(self.kv_heads) or not 0 <= kv_heads <= self.kv_heads[layer]:
-            raise RequestError(
+            raise ChunkError(
                 f"the chunk has no {kv_heads} KV heads in layer {layer}; per layer it has "
                 f"{', '.join(map(str, self.kv_heads))}"
             )
@@ -118,14 +118,14 @@ class ChunkFormat:
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A whole chunk. Raises RequestError if the payload has another size than the format says."""
+    """A whole chunk. Raises ChunkError if the payload has another size than the format says."""
 
     format: ChunkFormat
     payload: bytes
 
     def __post_init__(self) -> None:
         if len(self.payload) != self.format.nbytes:
-            raise RequestError(
+            raise ChunkError(
                 f"the chunk's payload has {len(self.payload)} bytes; {self.format.num_sections} "
                 f"sections of {self.format.section_bytes} are {self.format.nbytes}"
             )
@@ -143,9 +143,9 @@ def chunk_format(
     num_tokens: int,
     bits: int,
 ) -> ChunkFormat:
-    """The format of a chunk of this model. Raises RequestError as `ChunkFormat` does."""
+    """The format of a chunk of this model. Raises ChunkError as `ChunkFormat` does."""
     if len(kv_heads) != architecture.num_layers or max(kv_heads) > architecture.num_kv_heads:
-        raise RequestError(
+        raise ChunkError(
             f"the model has {architecture.num_layers} layers of {architecture.num_kv_heads} KV "
             f"heads, the chunk {len(kv_heads)} of up to {max(kv_heads, default=0)}"
         )

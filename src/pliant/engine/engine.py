@@ -95,6 +95,16 @@ class Engine:
             self._adapters.nbytes,
         )
 
+    @property
+    def kv(self) -> KvCache:
+        """The slots' keys and values, valid while the engine is open; RequestError once it is not.
+
+        Who writes to a slot sees to it that no forward pass uses it meanwhile.
+        """
+        if self._closed:
+            raise RequestError("the model is closed")
+        return self._kv
+
     def forward(self, size: Plan | Level, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Compute spans of at most MAX_BATCH tokens together, at a level, adapter included, or at
         any plan, bare.

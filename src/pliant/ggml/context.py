@@ -154,8 +154,9 @@ class Context(Owner):
         return Tensor.at(self._c.get_rows(self._room(), table.address, rows.address))
 
     def set_rows(self, table: Tensor, values: Tensor, rows: Tensor) -> Tensor:
-        """Write F32 `values` [k, n] into rows `rows` (I64 [n]) of `table` [k, m]."""
+        """Write F32 `values` [k, n, z] into rows `rows` (I64 [n]) of every `table` [k, m, z]."""
         fits = table.shape[0] == values.shape[0] and values.shape[1] == rows.shape[0]
+        fits = fits and table.shape[2:] == values.shape[2:]
         if not fits or values.type != GgmlType.F32 or rows.type != GgmlType.I64:
             raise TensorError(
                 f"cannot write {values.describe()} at {rows.describe()} of {table.describe()}"
