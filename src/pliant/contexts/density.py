@@ -1,4 +1,5 @@
-"""Which chunks a call attended to."""
+"""Which chunks a call attended to: the information density of LLMS (arXiv 2403.11805, 3.2), the
+attention that a chunk's tokens receive, averaged over layers and heads."""
 
 from collections.abc import Sequence
 
@@ -7,17 +8,22 @@ from numpy.typing import NDArray
 
 from pliant.bundle import Level, Plan
 from pliant.engine.engine import Engine
+from pliant.engine.span import Span
+
+PROBE_TOKENS = 16
 
 
 def attention_received(
-    engine: Engine, size: Plan | Level, slot: int, tokens: Sequence[int], start: int
+    engine: Engine, size: Plan | Level, slot: int, tokens: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Share of attention that each position gets from the queries of `tokens`, which are the last
-    of the slot and begin at position `start`; keys and values must be in the slot.
+    """Share of attention that each position of `slot` gets from its last PROBE_TOKENS queries.
 
-    float32 [start + len(tokens)], the mean over queries, heads and layers; sums to 1.
+    `tokens` are all tokens whose keys and values the slot holds, from position 0 on. float32
+    [tokens]; sums to 1. Raises as `Engine.forward` does.
     """
-    raise NotImplementedError
+    start = max(0, len(tokens) - PROBE_TOKENS)
+    span = Span(slot, tokens[start:], start, "last")
+    return engine.attention_received(size, span)
 
 
 def chunk_densities(received: NDArray[np.float32], chunk_tokens: int) -> list[float]:

@@ -15,6 +15,7 @@ from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.options import EngineOptions
+from pliant.engine.probe import attention_received
 from pliant.engine.span import Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
@@ -68,8 +69,8 @@ class Engine:
         self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
         window = self.architecture.sliding_window
         self._inputs = Inputs(MAX_BATCH, self.context_length, window)
-        model = Model(self.architecture, self._weights, self._kv, self._inputs)
-        self._graphs = GraphCache(model, MAX_BATCH)
+        self._model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        self._graphs = GraphCache(self._model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
         self._adapters = AdapterPool()
@@ -124,6 +125,27 @@ class Engine:
             self._backend.compute(work.graph.address)
             self._threads.end()
             return work.logits
+
+    def attention_received(self, size: Plan | Level, span: Span) -> NDArray[np.float32]:
+        """Share of attention that each position up to the end of `span` gets from its queries:
+        float32 [positions], the mean over queries, heads and layers; sums to 1.
+
+        The span's keys and values must be in its slot; nothing is written there. Takes about the
+        time of computing the span. Raises as `forward` does.
+        """
+        with self._lock:
+            if self._closed:
+                raise RequestError("the model is closed")
+            self._step = None
+            chosen, (shape,) = self._size(size), self._shapes([span])
+            first_row = self._kv.first_row(span.slot)
+            if chosen.adapter is not None:
+                self._adapters.use(chosen.adapter)
+            self._inputs.write([span], [shape.kv_length], [first_row])
+            self._backend.threads = self._threads.begin()
+            received = attention_received(self._model, chosen, shape, first_row, self._backend)
+            self._threads.end()
+            return received[: span.start + len(span.tokens)]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""

@@ -56,12 +56,13 @@ class Graph:
     """
 
     def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
-        needed = _tensors_needed(model, size, len(spans))
+        needed = tensors_needed(model, size, len(spans))
         self._context = Context(max_tensors=needed, graph_size=needed)
         self.address = self._context.new_graph(needed)
-        builder = _Builder(model, self._context, self.address, size.adapter, spans)
+        builder = Builder(model, self._context, self.address, size.adapter, spans)
         self._logits = builder.build(size.plan)
         if self._logits is not None:
+            bind().build_forward_expand(self.address, self._logits.address)
             # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
             self._logits.point_to(self._logits.address)
         self.hidden = builder.hidden
@@ -90,7 +91,7 @@ class Graph:
         self._context.close()
 
 
-def _tensors_needed(model: Model, size: Size, spans: int) -> int:
+def tensors_needed(model: Model, size: Size, spans: int) -> int:
     weights = model.weights
     total = 64
     for index, layer in enumerate(size.plan.layers):
@@ -104,8 +105,9 @@ def _tensors_needed(model: Model, size: Size, spans: int) -> int:
     return total
 
 
-class _Builder:
-    """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
+class Builder:
+    """Makes one sub-model's computation; what is stored in the cache is in the graph at once, the
+    logits are the caller's to add. `attention` adds the attention, `cached` is as it says."""
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class _Builder:
         graph: int,
         adapter: LevelAdapter | None,
         spans: tuple[SpanShape, ...],
+        attention: type[AttentionBuilder] = AttentionBuilder,
     ) -> None:
         self._a = model.architecture
         self._weights = model.weights
@@ -137,10 +140,10 @@ class _Builder:
             sliding_masks=masks if sliding is None else _mask_views(context, sliding, spans),
             factors=None if factors is None else model.weights.tensor(factors),
         )
-        self._attention = AttentionBuilder(
+        self.attention = attention(
             context, graph, self._a, self._projector, model.kv, spans, batch
         )
-        self.cached = self._attention.cached
+        self.cached = self.attention.cached
 
     def build(self, plan: Plan) -> Tensor | None:
         c = self._c
@@ -154,9 +157,7 @@ class _Builder:
                 return None
             x = self._layer(x, index, layer, last=index == last)
         self.hidden = self._norm(x, "output_norm.weight")
-        logits = self._logits(self.hidden)
-        self._expand(logits)
-        return logits
+        return self._logits(self.hidden)
 
     def _logits(self, x: Tensor) -> Tensor:
         c, cap = self._c, self._a.final_softcap
@@ -168,7 +169,7 @@ class _Builder:
     def _layer(self, x: Tensor, index: int, layer: LayerPlan, *, last: bool) -> Tensor:
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            attended = self._attention.attend(normed, index, layer)
+            attended = self.attention.attend(normed, index, layer)
         if last and self._outputs is not None:
             x = self._c.get_rows(x, self._outputs)
             attended = self._c.get_rows(attended, self._outputs) if layer.kv_heads else x
@@ -192,7 +193,7 @@ class _Builder:
         """The last layer of a prompt chunk whose logits nobody wants."""
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            self._attention.store(normed, index, layer)
+            self.attention.store(normed, index, layer)
         else:
             self._expand(x)
 

@@ -137,6 +137,15 @@ class Context(Owner):
         _check_plain(a, "take tanh of")
         return Tensor.at(self._c.tanh(self._room(), a.address))
 
+    def soft_max(self, a: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """softmax(scale * a + mask) along the rows of a [m, n, heads]; mask F16 [m, n]."""
+        _check_plain(a, "take softmax of")
+        if mask.type != GgmlType.F16 or mask.shape != (*a.shape[:2], 1, 1):
+            raise TensorError(f"mask {mask.describe()} does not cover {a.describe()}")
+        if not mask.is_contiguous:
+            raise TensorError(f"softmax takes a contiguous mask, not {mask.describe()}")
+        return Tensor.at(self._c.soft_max_ext(self._room(), a.address, mask.address, scale, 0.0))
+
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) * up"""
         _check_gated(gate, up, "swiglu")
