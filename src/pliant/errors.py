@@ -24,6 +24,7 @@ PliantError                     something pliant can explain in one sentence
 │   ├── JournalWriteError       nothing more can be journaled: disk full or read-only (HTTP 507)
 │   ├── ChunkMissingError       a stored chunk is not there: recompute it
 │   └── ChunkCorruptError       a stored chunk is damaged: recompute it
+├── ChunkError                  keys and values that cannot be encoded, or bytes that are no chunk
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 └── MissingExtraError           an optional dependency is not installed
@@ -150,6 +151,10 @@ class ChunkMissingError(ContextsError):
 
 class ChunkCorruptError(ContextsError):
     code = "chunk_corrupt"
+
+
+class ChunkError(PliantError):
+    code = "chunk_error"
 
 
 class HubError(PliantError):

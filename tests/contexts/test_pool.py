@@ -43,9 +43,7 @@ class PlainPool:
     def evict_for(self, nbytes: int) -> list[int] | None:
         """Keys in order, or None if it cannot be done."""
         victims: list[int] = []
-        idle = sorted(
-            (r for r in self.rows if r.claim is None), key=lambda r: (-r.bits, r.used_at)
-        )
+        idle = sorted((r for r in self.rows if r.claim is None), key=lambda r: (-r.bits, r.used_at))
         while self.used() - sum(self.row(k).nbytes for k in victims) + nbytes > BUDGET:
             if not idle:
                 return None

@@ -35,7 +35,7 @@ def engine(bundle: Bundle):
 def rows(engine: Engine, slot: int, length: int) -> np.ndarray:
     """Keys and values of a slot's first tokens: bytes [planes, tokens, row]."""
     first = slot * engine.context_length
-    return engine._kv._rows[:, first : first + length].copy()
+    return engine.kv.rows[:, first : first + length].copy()
 
 
 def compute_layers(engine: Engine, size: Plan | Level, spans: list[Span]) -> None:
@@ -68,13 +68,15 @@ def test_gaps_are_filled_a_layer_before_they_are_needed(engine: Engine) -> None:
     level = engine.bundle.level(1.0)
     engine.forward(level, [Span(0, TOKENS[:300], 0, "none")])
     engine.release_slot(1)
-    steps = engine.layer_steps(level, [Span(1, TOKENS[100:200], 100), Span(1, TOKENS[250:300], 250)])
+    steps = engine.layer_steps(
+        level, [Span(1, TOKENS[100:200], 100), Span(1, TOKENS[250:300], 250)]
+    )
     here, there = engine.context_length, 0
     for index in range(3):
         for plane in (2 * index, 2 * index + 1):
             for start, stop in ((0, 100), (200, 250)):
-                source = engine._kv._rows[plane, there + start : there + stop]
-                engine._kv._rows[plane, here + start : here + stop] = source
+                source = engine.kv.rows[plane, there + start : there + stop]
+                engine.kv.rows[plane, here + start : here + stop] = source
         steps.compute(index)
         engine.forward(level, [Span(2, TOKENS[:20], 0)])  # what others do between layers
     steps.close()

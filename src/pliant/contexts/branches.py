@@ -37,7 +37,8 @@ def append(db: sqlite3.Connection, branch: int, start: int, pieces: Sequence[Pie
     for piece in pieces:
         row = encode(piece)
         db.execute(
-            "INSERT INTO pieces (branch, start, num_tokens, role, messages, tokens, levels, checksum)"
+            "INSERT INTO pieces"
+            " (branch, start, num_tokens, role, messages, tokens, levels, checksum)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (branch, start, len(piece.tokens), *astuple(row)),
         )

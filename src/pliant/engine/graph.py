@@ -5,7 +5,7 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +57,13 @@ class Graph:
     """
 
     def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
-        needed = tensors_needed(model, size.plan.layers, size.adapter, len(spans))
+        needed = tensors_needed(model, size, len(spans))
         self._context = Context(max_tensors=needed, graph_size=needed)
         self.address = self._context.new_graph(needed)
         builder = Builder(model, self._context, self.address, size.adapter, spans)
         self._logits = builder.build(size.plan)
         if self._logits is not None:
+            bind().build_forward_expand(self.address, self._logits.address)
             # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
             self._logits.point_to(self._logits.address)
         self.hidden = builder.hidden
@@ -92,24 +93,26 @@ class Graph:
 
 
 def tensors_needed(
-    model: Model, layers: Sequence[LayerPlan], adapter: LevelAdapter | None, spans: int, first: int = 0
+    model: Model, size: Size, spans: int, layers: Iterable[int] | None = None
 ) -> int:
-    """Tensors of a graph of the plan's `layers`, the first of which is number `first`."""
+    """Tensors of a graph of all layers of a size, or of those of the numbers `layers`."""
     weights = model.weights
     total = 64
-    for index, layer in enumerate(layers, first):
+    for index in range(len(size.plan.layers)) if layers is None else layers:
+        layer = size.plan.layers[index]
         cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
         total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
         total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
         if layer.heads_per_kv < model.architecture.heads_per_kv:
             total += _TENSORS_PER_GROUP * layer.kv_heads
-        if adapter is not None:
+        if size.adapter is not None:
             total += TENSORS_PER_LAYER + TENSORS_PER_PIECE * (len(cut[1]) + 1)
     return total
 
 
 class Builder:
-    """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
+    """Makes one sub-model's computation; what is stored in the cache is in the graph at once, the
+    logits are the caller's to add. `attention` adds the attention, `cached` is as it says."""
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class Builder:
         graph: int,
         adapter: LevelAdapter | None,
         spans: tuple[SpanShape, ...],
+        attention: type[AttentionBuilder] = AttentionBuilder,
     ) -> None:
         self._a = model.architecture
         self._weights = model.weights
@@ -141,10 +145,8 @@ class Builder:
             sliding_masks=masks if sliding is None else _mask_views(context, sliding, spans),
             factors=None if factors is None else model.weights.tensor(factors),
         )
-        self._attention = AttentionBuilder(
-            context, graph, self._a, self._projector, model.kv, spans, batch
-        )
-        self.cached = self._attention.cached
+        self.attention = attention(context, graph, self._a, self._projector, model.kv, spans, batch)
+        self.cached = self.attention.cached
 
     def build(self, plan: Plan) -> Tensor | None:
         x = self._embed()
@@ -155,9 +157,7 @@ class Builder:
                 return None
             x = self._layer(x, index, layer, last=index == last)
         self.hidden = self._norm(x, "output_norm.weight")
-        logits = self._logits(self.hidden)
-        self._expand(logits)
-        return logits
+        return self._logits(self.hidden)
 
     def build_layer(
         self, x: Tensor | None, index: int, layer: LayerPlan, *, store_only: bool
@@ -190,7 +190,7 @@ class Builder:
     def _layer(self, x: Tensor, index: int, layer: LayerPlan, *, last: bool) -> Tensor:
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            attended = self._attention.attend(normed, index, layer)
+            attended = self.attention.attend(normed, index, layer)
         if last and self._outputs is not None:
             x = self._c.get_rows(x, self._outputs)
             attended = self._c.get_rows(attended, self._outputs) if layer.kv_heads else x
@@ -214,7 +214,7 @@ class Builder:
         """The last layer of a prompt chunk whose logits nobody wants."""
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            self._attention.store(normed, index, layer)
+            self.attention.store(normed, index, layer)
         else:
             self._expand(x)
 

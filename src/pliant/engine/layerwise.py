@@ -5,10 +5,12 @@ restored layer by layer while the layers before are computed.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pliant.engine.graph import Builder, Model, Size, tensors_needed
 from pliant.engine.span import Span, SpanShape
+from pliant.errors import RequestError
 from pliant.ggml.context import Context
 from pliant.ggml.memory import ALIGNMENT, Buffer
 from pliant.ggml.tensor import Tensor
@@ -60,7 +62,7 @@ class LayerGraph:
     def __init__(self, model: Model, size: Size, index: int, batch: LayerBatch) -> None:
         layer = size.plan.layers[index]
         self.is_last = index == len(size.plan.layers) - 1
-        needed = tensors_needed(model, [layer], size.adapter, len(batch.spans), index)
+        needed = tensors_needed(model, size, len(batch.spans), [index])
         self._context = Context(max_tensors=needed, graph_size=needed)
         self.address = self._context.new_graph(needed)
         builder = Builder(model, self._context, self.address, size.adapter, batch.shapes)
@@ -100,7 +102,13 @@ class LayerSteps:
 
 
 def split_spans(spans: Sequence[Span], max_batch: int) -> list[list[Span]]:
-    """The spans in order, cut into batches of at most `max_batch` tokens."""
+    """The spans, cut into batches of at most `max_batch` tokens.
+
+    Raises RequestError unless they ascend within one slot.
+    """
+    for before, after in pairwise(spans):
+        if before.slot != after.slot or before.start + len(before.tokens) > after.start:
+            raise RequestError("spans of one pass over layers ascend within one slot")
     batches: list[list[Span]] = []
     room = 0
     for span in spans:
