@@ -91,18 +91,18 @@ class Memory:
             key = "slot", slot.number
             self._resize(key, max(self._pool.nbytes(key), self._engine.kv_bytes(num_tokens)))
 
-    def settle(self, slot: ResidentSlot) -> None:
-        """A saved slot may be evicted from now on."""
+    def settle(self, slot: ResidentSlot, epoch: int) -> None:
+        """What the call `epoch` left in a slot is saved: it may be evicted from now on."""
         with self._changed:
-            if self._states.get(slot.number) == "saving":
+            if self._is_saving(slot, epoch):
                 self._states[slot.number] = "idle"
                 self._pool.unlock(("slot", slot.number))
                 self._changed.notify_all()
 
-    def is_saving(self, slot: ResidentSlot, context: ContextId) -> bool:
-        """Whether `context` is in the slot and waits to be saved."""
+    def is_saving(self, slot: ResidentSlot, epoch: int) -> bool:
+        """Whether what the call `epoch` left is still in the slot, and no other call has it."""
         with self._changed:
-            return slot.context == context and self._states.get(slot.number) == "saving"
+            return self._is_saving(slot, epoch)
 
     def resident(self, context: ContextId) -> ResidentSlot | None:
         """The slot that has a context, whoever uses it."""
@@ -192,6 +192,7 @@ class Memory:
             self._states[slot.number] = "idle"
         self._pool.lock(key, claim)
         self._states[slot.number] = "running"
+        slot.epoch += 1
         self._order.pop(slot.number)
         self._order[slot.number] = None
 
@@ -205,6 +206,9 @@ class Memory:
                 return self._slots[number]
         raise BusyError(f"all {len(self._slots)} context slots are in use; try again later")
 
+    def _is_saving(self, slot: ResidentSlot, epoch: int) -> bool:
+        return slot.epoch == epoch and self._states.get(slot.number) == "saving"
+
     def _find(self, context: ContextId) -> ResidentSlot | None:
         return next((s for s in self._slots.values() if s.context == context), None)
 
@@ -212,9 +216,9 @@ class Memory:
         """Give back what the call did not use of its slot."""
         self._engine.release_slot(slot.number, slot.length)
         key = "slot", slot.number
+        self._pool.resize(key, self._engine.kv_bytes(slot.length))
         self._pool.unlock(key)
         self._pool.lock(key, 0)
-        self._pool.resize(key, self._engine.kv_bytes(slot.length))
 
     def _resize(self, key: _PoolKey, nbytes: int) -> None:
         self._evict(self._pool.resize(key, nbytes))

@@ -9,7 +9,7 @@ from pliant.contexts.spans import ChunkSpan
 
 
 class ResidentSlot:
-    """A slot's content, position by position.
+    """A slot's content, position by position; `epoch` counts the calls that had it.
 
     `have[i]` is the level whose KV heads position i has, 0 if it has none that can be used. A
     restore marks positions only when they are complete, so half of one is never used.
@@ -18,6 +18,7 @@ class ResidentSlot:
     def __init__(self, number: int, capacity: int) -> None:
         self.number = number
         self.context: ContextId | None = None
+        self.epoch = 0
         self._tokens = np.zeros(capacity, dtype=np.int64)
         self._have = np.zeros(capacity, dtype=np.float64)
 

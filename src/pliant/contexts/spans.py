@@ -24,9 +24,7 @@ class ChunkSpan:
         return self.stop - self.start == CHUNK_TOKENS
 
 
-def chunk_spans(
-    space: KeySpace, tokens: Sequence[int], levels: Sequence[float]
-) -> list[ChunkSpan]:
+def chunk_spans(space: KeySpace, tokens: Sequence[int], levels: Sequence[float]) -> list[ChunkSpan]:
     """All of a context in order; the last span is what is left over, if anything is.
 
     The leftover is stored, too, under a key of its own: computing half a chunk again would take
