@@ -145,25 +145,32 @@ class Memory:
 
     @contextmanager
     def buffer(self, nbytes: int) -> Iterator[bool]:
-        """Room for what is read and not yet decoded; False if there is not enough."""
-        key: _PoolKey
+        """Room for what is read and not yet decoded; False if running calls leave too little."""
         with self._changed:
             self._reads += 1
             key = "read", self._reads
-            try:
-                self._pool.add(key, 0, LOSSLESS)
-                self._pool.lock(key, nbytes)
-                self._resize(key, nbytes)
-            except MemoryBudgetError:
-                self._pool.remove(key)
-                key = "", 0
+            while not (is_held := self._reserve(key, nbytes)) and self._anything_saving():
+                self._changed.wait()
         try:
-            yield bool(key[0])
+            yield is_held
         finally:
-            with self._changed:
-                if key[0]:
+            if is_held:
+                with self._changed:
                     self._pool.remove(key)
                     self._changed.notify_all()
+
+    def _reserve(self, key: _PoolKey, nbytes: int) -> bool:
+        self._pool.add(key, 0, LOSSLESS)
+        try:
+            self._pool.lock(key, nbytes)
+        except MemoryBudgetError:
+            self._pool.remove(key)
+            return False
+        self._resize(key, nbytes)
+        return True
+
+    def _anything_saving(self) -> bool:
+        return "saving" in self._states.values()
 
     def _acquire(self, context: ContextId, claim: int) -> ResidentSlot:
         with self._changed:
@@ -173,7 +180,7 @@ class Memory:
                     self._lock(slot, context, claim)
                     return slot
                 except (BusyError, MemoryBudgetError):
-                    if claim > self._pool.budget or "saving" not in self._states.values():
+                    if claim > self._pool.budget or not self._anything_saving():
                         raise
                     self._changed.wait()
 

@@ -145,7 +145,7 @@ class Pool(Generic[Key]):
     def _refusal(self, nbytes: int, held: int) -> MemoryBudgetError:
         return MemoryBudgetError(
             f"{nbytes} bytes do not fit the context memory of {self.budget} bytes, of which "
-            f"running calls hold {held}; raise the budget (--context-memory) or shorten the context",
+            f"running calls hold {held}; raise the budget (--context-memory), or begin anew",
             needed_bytes=nbytes,
             budget_bytes=self.budget,
         )

@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from pliant.bundle import Level
 from pliant.contexts.chunk import ChunkFormat, EncodedChunk
@@ -55,13 +56,15 @@ class _Source:
 
 @dataclass
 class _Work:
-    """An attempt: its pieces, and what came of the chunks that are read, layer by layer."""
+    """An attempt: `parts` are what was read, by chunk and layer; it `keeps` them all, or drops a
+    layer's when they are decoded."""
 
     level: Level
     sources: list[_Source]
     plan: RestorePlan
-    parts: dict[ChunkKey, list[memoryview]] = field(default_factory=dict)
+    parts: dict[tuple[ChunkKey, int], bytes] = field(default_factory=dict)
     failed: set[ChunkKey] = field(default_factory=set)
+    keeps: bool = True
 
     def chosen(self, recompute: bool) -> list[_Source]:
         pairs = zip(self.sources, self.plan.recompute, strict=True)
@@ -119,6 +122,7 @@ class Restorer:
             lost |= work.failed
         for span in missing:
             slot.mark(span.start, span.stop, level.ratio)
+        self._keep(work)
         return _report(work, 1000 * (time.perf_counter() - started))
 
     def _find(self, span: ChunkSpan, level: Level) -> _Source:
@@ -137,19 +141,29 @@ class Restorer:
         return plan_restore(pieces, costs.storage, costs.compute(level), num_layers)
 
     def _attempt(self, slot: ResidentSlot, tokens: Sequence[int], work: _Work) -> None:
+        """Restore with all that is read in memory at once or, where it does not fit, with two
+        layers of it at a time; where that does not fit either, nothing is read."""
         read = [source for source in work.chosen(False) if source.format is not None]
-        sizes = [_read_bytes(source, work.kv_heads) for source in read]
-        with self._memory.buffer(sum(sizes)) as is_held:
-            if not is_held:
-                work.failed.update(source.span.key for source in read)
-                return
-            try:
-                self._run(slot, tokens, work, read)
-            except ChunkError as error:
-                logger.warning("stored KV cannot be decoded and will be computed again: %s", error)
-                work.failed.update(source.span.key for source in read)
-        if not work.failed:
-            self._keep(read, work)
+        total = sum(_read_bytes(source, work.kv_heads) for source in read)
+        num_layers = self._engine.architecture.num_layers
+        for keeps, steps in ((True, work.plan.steps), (False, num_layers)):
+            nbytes = total if keeps else -(-2 * total // num_layers)
+            with self._memory.buffer(nbytes) as is_held:
+                if is_held:
+                    work.keeps = keeps
+                    work.plan = replace(work.plan, steps=steps)
+                    self._try(slot, tokens, work, read)
+                    return
+        work.failed.update(source.span.key for source in read)
+
+    def _try(
+        self, slot: ResidentSlot, tokens: Sequence[int], work: _Work, read: Sequence[_Source]
+    ) -> None:
+        try:
+            self._run(slot, tokens, work, read)
+        except ChunkError as error:
+            logger.warning("stored KV cannot be decoded and will be computed again: %s", error)
+            work.failed.update(source.span.key for source in read)
 
     def _run(
         self, slot: ResidentSlot, tokens: Sequence[int], work: _Work, read: Sequence[_Source]
@@ -185,16 +199,17 @@ class Restorer:
         wanted = [(source.span.key, _sections(source, layers, work.kv_heads)) for source in read]
         for source, outcome in zip(read, self._store.read_many(wanted), strict=True):
             key = source.span.key
-            if isinstance(outcome, StoredSections):
-                work.parts.setdefault(key, []).extend(outcome.data)
-            else:
+            if not isinstance(outcome, StoredSections):
                 work.failed.add(key)
+                continue
+            sections = iter(outcome.data)
+            for layer in layers:
+                work.parts[key, layer] = b"".join(islice(sections, work.kv_heads[layer]))
 
     def _decode(self, slot: ResidentSlot, layer: int, work: _Work, read: Sequence[_Source]) -> None:
         heads = work.kv_heads[layer]
         if not heads:
             return
-        first = sum(work.kv_heads[:layer])
         parts = [
             LayerPart(source.span.start, source.chunk.format, source.chunk.layer(layer, heads))
             for source in work.chosen(False)
@@ -202,18 +217,21 @@ class Restorer:
         ]
         for source in read:
             assert source.format is not None
-            sections = work.parts[source.span.key][first : first + heads]
-            parts.append(LayerPart(source.span.start, source.format, b"".join(sections)))
+            part = source.span.key, layer
+            data = work.parts[part] if work.keeps else work.parts.pop(part)
+            parts.append(LayerPart(source.span.start, source.format, data))
         if parts:
             self._codec.decode_layer(slot.number, layer, parts, heads)
 
-    def _keep(self, read: Sequence[_Source], work: _Work) -> None:
+    def _keep(self, work: _Work) -> None:
         """What was read in full stays in memory, compressed."""
-        for source in read:
+        read = [source for source in work.chosen(False) if source.format is not None]
+        for source in read if work.keeps else []:
             assert source.format is not None
             if list(source.format.kv_heads) == work.kv_heads:
-                payload = b"".join(work.parts.pop(source.span.key))
-                self._memory.keep(source.span.key, EncodedChunk(source.format, payload))
+                key, layers = source.span.key, range(len(work.kv_heads))
+                payload = b"".join(work.parts.pop((key, layer)) for layer in layers)
+                self._memory.keep(key, EncodedChunk(source.format, payload))
 
 
 def _piece(source: _Source, heads: Sequence[int], costs: RestoreCosts) -> Piece:

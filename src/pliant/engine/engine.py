@@ -159,6 +159,7 @@ class Engine:
             graph = LayerGraph(self._model, size, index, batch)
             try:
                 self._graphs.allocate(graph.address)
+                graph.use_slots()
                 if self._written is not batch:
                     lengths = [shape.kv_length for shape in batch.shapes]
                     self._inputs.write(batch.spans, lengths, batch.rows)

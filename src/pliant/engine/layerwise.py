@@ -72,9 +72,16 @@ class LayerGraph:
             target = batch.next_state.data
             assert target is not None
             after.point_to(target)
-        for row, tensors in zip(batch.rows, builder.cached, strict=True):
-            for view, cache in tensors:
-                view.point_to(cache + row * model.kv.row_bytes)
+        self._cached = [
+            (view, cache + row * model.kv.row_bytes)
+            for row, tensors in zip(batch.rows, builder.cached, strict=True)
+            for view, cache in tensors
+        ]
+
+    def use_slots(self) -> None:
+        """Let the spans attend to their slots; after allocation, which makes views anew."""
+        for view, data in self._cached:
+            view.point_to(data)
 
     def close(self) -> None:
         self._context.close()
