@@ -19,24 +19,28 @@ def page() -> str:
     """The whole document."""
     parts = [HEADER, *_section("pliant", application())]
     for verb in VERBS:
-        parts += _section(f"pliant {verb.name}", load_verb(verb.name))
+        command = load_verb(verb.name)
+        parts += _section(f"pliant {verb.name}", command)
+        for name, member in getattr(command, "commands", {}).items():
+            parts += _section(f"pliant {verb.name} {name}", member, heading="###")
     return "\n".join(parts)
 
 
-def _section(title: str, command: Any) -> Iterator[str]:
+def _section(title: str, command: Any, heading: str = "##") -> Iterator[str]:
     shown = [param for param in command.params if not getattr(param, "hidden", False)]
     arguments = [param for param in shown if param.param_type_name == "argument"]
     options = [param for param in shown if param.param_type_name == "option"]
-    yield f"## {title}\n\n{command.help}\n"
-    yield f"```text\n{_usage(title, arguments, bool(options))}\n```\n"
+    is_group = hasattr(command, "commands")
+    yield f"{heading} {title}\n\n{command.help}\n"
+    yield f"```text\n{_usage(title, arguments, bool(options), is_group)}\n```\n"
     if arguments or options:
         yield "| | |\n| --- | --- |"
         yield "\n".join(map(_row, arguments + options)) + "\n"
 
 
-def _usage(title: str, arguments: list[Any], has_options: bool) -> str:
+def _usage(title: str, arguments: list[Any], has_options: bool, is_group: bool) -> str:
     names = [_name(a) if a.required else f"[{_name(a)}]" for a in arguments]
-    verb = ["VERB ..."] if title == "pliant" else []
+    verb = ["VERB ..."] if is_group else []
     return " ".join([title, *(["[OPTIONS]"] if has_options else []), *names, *verb])
 
 

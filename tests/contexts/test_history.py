@@ -112,7 +112,13 @@ def test_updated_keeps_pieces_and_changes_levels() -> None:
 
 @pytest.mark.parametrize(
     ("text", "nbytes"),
-    [("256MiB", 256 << 20), ("1.5 GiB", 3 << 29), ("500MB", 5 * 10**8), ("4096", 4096), ("2k", 2000)],
+    [
+        ("256MiB", 256 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 5 * 10**8),
+        ("4096", 4096),
+        ("2k", 2000),
+    ],
 )
 def test_sizes_are_read(text: str, nbytes: int) -> None:
     assert parse_bytes(text) == nbytes
@@ -126,7 +132,13 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("memory_bytes", 0), ("quota_bytes", 1.5), ("average_bits", 1), ("bits", 3), ("overflow", "?")],
+    [
+        ("memory_bytes", 0),
+        ("quota_bytes", 1.5),
+        ("average_bits", 1),
+        ("bits", 3),
+        ("overflow", "?"),
+    ],
 )
 def test_options_name_what_is_wrong(name: str, value: object) -> None:
     with pytest.raises(RequestError, match=name):

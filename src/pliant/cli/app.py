@@ -27,7 +27,8 @@ PIPE_CLOSED = 141
 
 @dataclass(frozen=True)
 class Verb:
-    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`."""
+    """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`, or the help
+    of the group of commands that it is."""
 
     name: str
     function: str
@@ -41,6 +42,7 @@ VERBS = (
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("pull", "pull", "Download a model from the Hugging Face hub."),
     Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
+    Verb("contexts", "contexts", "List, show, remove and verify persistent contexts."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )
@@ -180,9 +182,11 @@ def _stub() -> None:
 def load_verb(name: str) -> Any:
     """The command called `name`, with its options; imports its module."""
     verb = next(verb for verb in VERBS if verb.name == name)
-    module = importlib.import_module(f"pliant.cli.{verb.name}")
+    function = getattr(importlib.import_module(f"pliant.cli.{verb.name}"), verb.function)
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(verb.name)(getattr(module, verb.function))
+    app.command(verb.name)(function)
     return typer.main.get_command(app)
 
 
