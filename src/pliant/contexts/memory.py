@@ -76,7 +76,7 @@ class Memory:
         Waits for slots that are being saved; raises BusyError if calls hold all others, and
         MemoryBudgetError if they, or this call alone, leave too little room.
         """
-        slot = self._acquire(context, self._engine.kv_bytes(num_tokens))
+        slot = self._acquire(context, num_tokens)
         try:
             yield slot
         finally:
@@ -172,46 +172,58 @@ class Memory:
     def _anything_saving(self) -> bool:
         return "saving" in self._states.values()
 
-    def _acquire(self, context: ContextId, claim: int) -> ResidentSlot:
+    def _acquire(self, context: ContextId, num_tokens: int) -> ResidentSlot:
+        claim = self._engine.kv_bytes(num_tokens)
         with self._changed:
             while True:
                 try:
-                    slot = self._find(context) or self._pick()
-                    self._lock(slot, context, claim)
+                    slot = self._find(context) or self._pick(claim)
+                    self._lock(slot, context, num_tokens, claim)
                     return slot
                 except (BusyError, MemoryBudgetError):
                     if claim > self._pool.budget or not self._anything_saving():
                         raise
                     self._changed.wait()
 
-    def _lock(self, slot: ResidentSlot, context: ContextId, claim: int) -> None:
+    def _lock(self, slot: ResidentSlot, context: ContextId, num_tokens: int, claim: int) -> None:
         key = "slot", slot.number
+        mapped = 0
         if slot.context != context and slot.number in self._states:
-            self._pool.remove(key)
-            self._free(slot)
-            self._evicted["slot"] += 1
+            mapped = self._take_over(slot, num_tokens, claim)
         if self._states.get(slot.number) == "saving":
             self._pool.unlock(key)
-            self._states[slot.number] = "idle"
         if key not in self._pool:
-            self._pool.add(key, 0, LOSSLESS)
+            self._pool.add(key, mapped, LOSSLESS)
             slot.context = context
-            self._states[slot.number] = "idle"
+        self._states[slot.number] = "idle"
         self._pool.lock(key, claim)
         self._states[slot.number] = "running"
         slot.epoch += 1
         self._order.pop(slot.number)
         self._order[slot.number] = None
 
-    def _pick(self) -> ResidentSlot:
-        """A slot without a context, else the idle one not used for longest."""
-        for number in self._order:
-            if number not in self._states:
-                return self._slots[number]
-        for number in self._order:
-            if self._states[number] == "idle":
-                return self._slots[number]
-        raise BusyError(f"all {len(self._slots)} context slots are in use; try again later")
+    def _take_over(self, slot: ResidentSlot, num_tokens: int, claim: int) -> int:
+        """Evict a slot's context but keep its pages as far as the next one needs them: new ones
+        would have to be zeroed. Returns the bytes of those."""
+        key = "slot", slot.number
+        mapped = min(self._pool.nbytes(key), claim)
+        self._pool.remove(key)
+        self._engine.release_slot(slot.number, num_tokens)
+        del self._states[slot.number]
+        slot.clear()
+        self._evicted["slot"] += 1
+        return mapped
+
+    def _pick(self, claim: int) -> ResidentSlot:
+        """A slot without a context, or the idle one not used for longest if it, or its memory,
+        is needed."""
+        free = next((n for n in self._order if n not in self._states), None)
+        idle = next((n for n in self._order if self._states.get(n) == "idle"), None)
+        is_full = self._pool.used + claim > self._pool.budget
+        chosen = idle if free is None or (is_full and idle is not None) else free
+        if chosen is None:
+            raise BusyError(f"all {len(self._slots)} context slots are in use; try again later")
+        return self._slots[chosen]
 
     def _is_saving(self, slot: ResidentSlot, epoch: int) -> bool:
         return slot.epoch == epoch and self._states.get(slot.number) == "saving"
