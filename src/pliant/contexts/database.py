@@ -8,6 +8,7 @@ from pathlib import Path
 from pliant.errors import JournalError
 
 _BUSY_SECONDS = 5.0
+_LOG_PAGES = 256  # Of 4 KiB: the log is copied into the database before it takes much space.
 _PRIVATE = 0o600
 
 
@@ -94,6 +95,7 @@ def _check_kind(
 
 def _configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA synchronous={synchronous}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from reprlib import repr as shorten
@@ -255,6 +255,8 @@ class Journal:
             except JournalWriteError:
                 if self._make_room is None or not self._make_room():
                     raise
+                with suppress(sqlite3.Error):
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return self._transact(work)
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:

@@ -36,6 +36,10 @@ class OpenFile:
         self.number = -1
         self.number = os.open(path, os.O_RDONLY | _NOFOLLOW)
 
+    @property
+    def is_deleted(self) -> bool:
+        return os.fstat(self.number).st_nlink == 0
+
     def __del__(self) -> None:
         if self.number >= 0:
             os.close(self.number)
@@ -64,7 +68,9 @@ class Packs:
 
     def open(self, context_id: ContextId) -> OpenFile:
         """The pack, to read from."""
-        file = self._open.pop(context_id, None) or OpenFile(self.path(context_id))
+        file = self._open.pop(context_id, None)
+        if file is None or file.is_deleted:
+            file = OpenFile(self.path(context_id))
         self._open[context_id] = file
         if len(self._open) > _MAX_OPEN_FILES:
             self._open.popitem(last=False)

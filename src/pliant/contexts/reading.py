@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pliant.contexts.chunks import StoredSections
 from pliant.contexts.packs import OpenFile
@@ -13,6 +14,7 @@ from pliant.errors import ChunkCorruptError, ChunkMissingError
 # Reading so much for nothing costs less than another read on anything but memory.
 _GAP_BYTES = 16 << 10
 _MAX_READ_BYTES = 8 << 20
+_NOTHING = memoryview(b"")
 
 Outcome = StoredSections | ChunkMissingError | ChunkCorruptError
 
@@ -29,30 +31,36 @@ class Located:
 
 @dataclass(frozen=True)
 class _Extent:
+    """Bytes `start`..`end` of a pack: sections of item `item` that lie side by side.
+
+    `cuts` are where its sections begin, from `start` on, and where the last one ends; the first
+    one is the item's number `position`.
+    """
+
     start: int
     end: int
     item: int
     position: int
+    cuts: tuple[int, ...]
 
 
 def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
-    """One outcome per item, in order. A section that the device cannot read is damaged."""
+    """One outcome per item, in order. What the device cannot read counts as damaged."""
     extents: dict[OpenFile, list[_Extent]] = defaultdict(list)
     for number, item in enumerate(items):
         extents[item.file] += _extents(number, item)
-    data: list[list[memoryview]] = [[memoryview(b"")] * len(item.indices) for item in items]
+    data: list[list[memoryview]] = [[_NOTHING] * len(item.indices) for item in items]
     failed: dict[int, str] = {}
     for file, wanted in extents.items():
         for run in _runs(wanted):
-            begin, end = run[0].start, max(extent.end for extent in run)
+            begin = run[0].start
             try:
-                block = device.read(file.number, begin, end - begin)
+                block = device.read(file.number, begin, max(e.end for e in run) - begin)
             except OSError as error:
                 failed.update((extent.item, str(error)) for extent in run)
                 continue
             for extent in run:
-                view = block[extent.start - begin : extent.end - begin]
-                data[extent.item][extent.position] = view
+                _cut(block[extent.start - begin : extent.end - begin], extent, data[extent.item])
     return [
         ChunkCorruptError(f"chunk {item.head.info.key.hex()} cannot be read: {failed[number]}")
         if number in failed
@@ -63,9 +71,17 @@ def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
 
 def _extents(number: int, item: Located) -> Iterator[_Extent]:
     offsets, lengths = item.head.section_offsets(), item.head.info.sections
-    for position, index in enumerate(item.indices):
-        start = item.start + offsets[index]
-        yield _Extent(start, start + lengths[index], number, position)
+    position = 0
+    while position < len(item.indices):
+        first = item.indices[position]
+        count = 1
+        while item.indices[position + count : position + count + 1] == (first + count,):
+            count += 1
+        last = first + count - 1
+        begin, end = offsets[first], offsets[last] + lengths[last]
+        cuts = (*(offset - begin for offset in offsets[first : last + 1]), end - begin)
+        yield _Extent(item.start + begin, item.start + end, number, position, cuts)
+        position += count
 
 
 def _runs(extents: list[_Extent]) -> Iterator[list[_Extent]]:
@@ -79,6 +95,11 @@ def _runs(extents: list[_Extent]) -> Iterator[list[_Extent]]:
         run.append(extent)
     if run:
         yield run
+
+
+def _cut(block: memoryview, extent: _Extent, sections: list[memoryview]) -> None:
+    for position, (start, end) in enumerate(pairwise(extent.cuts), extent.position):
+        sections[position] = block[start:end]
 
 
 def _check(item: Located, sections: list[memoryview]) -> Outcome:

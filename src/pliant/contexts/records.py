@@ -23,7 +23,7 @@ from pliant.contexts.chunks import (
     ChunkInfo,
     StoredChunk,
 )
-from pliant.contexts.identity import ChunkKey
+from pliant.contexts.identity import KEY_BYTES, ChunkKey
 from pliant.errors import ChunkCorruptError
 
 _MAGIC = b"PLC1"
@@ -59,14 +59,15 @@ class Head:
 
     def check_section(self, index: int, data: memoryview) -> memoryview:
         """`data` if it is section `index` as it was written; raises ChunkCorruptError."""
-        is_whole = len(data) == self.info.sections[index]
-        if not is_whole or zlib.crc32(data) != self.checksums[index]:
-            raise ChunkCorruptError(f"section {index} of chunk {self.info.key.hex()} is damaged")
-        return data
+        if len(data) == self.info.sections[index] and zlib.crc32(data) == self.checksums[index]:
+            return data
+        raise ChunkCorruptError(f"section {index} of chunk {self.info.key.hex()} is damaged")
 
 
 def chunk_head(key: ChunkKey, chunk: StoredChunk) -> Head:
-    """The head to write before `chunk.payload`."""
+    """The head to write before `chunk.payload`; raises ValueError for a key that is none."""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
     payload = memoryview(chunk.payload).cast("B")
     ends = list(accumulate(chunk.sections, initial=0))
     checksums = tuple(
@@ -102,12 +103,12 @@ def decode_head(raw: bytes) -> Head:
         raise ChunkCorruptError("the head of a record is damaged")
     _, kind, bits, _, level, key, header, sections, payload = _FIXED.unpack_from(raw)
     table = _FIXED_BYTES + header
-    pairs = [_SECTION.unpack_from(raw, table + i * _SECTION.size) for i in range(sections)]
-    lengths = tuple(length for length, _ in pairs)
+    numbers = struct.unpack_from(f"<{2 * sections}I", raw, table)
+    lengths = numbers[0::2]
     if sum(lengths) != payload:
         raise ChunkCorruptError("the sections of a record do not add up")
     info = ChunkInfo(key, bits, level, raw[_FIXED_BYTES:table], lengths)
-    return Head(Kind(kind), info, tuple(crc for _, crc in pairs), raw)
+    return Head(Kind(kind), info, numbers[1::2], raw)
 
 
 def _encode(kind: Kind, info: ChunkInfo, checksums: tuple[int, ...]) -> Head:

@@ -22,6 +22,7 @@ from pliant.contexts.chunks import ChunkInfo, StoredChunk, StoredSections
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.index import Counts, Place
 from pliant.contexts.journal import ContextId
+from pliant.contexts.packs import OpenFile
 from pliant.contexts.reading import Located, Outcome, read_located
 from pliant.contexts.records import Head, chunk_head
 from pliant.contexts.shelf import open_shelf, remove_index
@@ -272,7 +273,7 @@ class Store:
             place = self._shelf.index.find(key)
             if place is None:
                 return ChunkMissingError(f"chunk {key.hex()} is not stored")
-            file = self._shelf.packs.open(place.context_id)
+            file = self._open_pack(place.context_id)
         except ChunkCorruptError as error:
             return error
         except (OSError, sqlite3.Error) as error:
@@ -283,6 +284,13 @@ class Store:
         if not all(0 <= index < count for index in indices):
             raise IndexError(f"sections {indices} of a chunk that has {count}")
         return Located(file, place.start, place.head, indices)
+
+    def _open_pack(self, context_id: ContextId) -> OpenFile:
+        try:
+            return self._shelf.packs.open(context_id)
+        except FileNotFoundError:
+            self._shelf.take_stock(context_id)
+            raise
 
     def _count_read(self, key: ChunkKey, item: Located | Exception, result: Outcome) -> None:
         """A damaged chunk is forgotten, unless it was stored again meanwhile."""
