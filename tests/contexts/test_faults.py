@@ -67,7 +67,7 @@ def test_a_flipped_bit_is_told_once_and_the_chunk_can_be_stored_again(
     filled: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Store(filled) as store:
-        flip(pack(filled), os.path.getsize(pack(filled)) - 10)
+        flip(pack(filled), pack(filled).stat().st_size - 10)
         assert any("damaged" in problem for problem in store.verify().problems)
         assert whole(store.read(KEYS[3], [0])) == make_chunk(3).payload[:100]
         with caplog.at_level(logging.WARNING), pytest.raises(ChunkCorruptError, match="section 3"):

@@ -1,6 +1,5 @@
 """What the journal keeps, and what it refuses. Its random walks are in test_journal_states."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -182,7 +181,7 @@ def test_files_are_private(tmp_path: Path) -> None:
 def test_a_link_in_the_journals_place_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.touch()
-    os.symlink(target, tmp_path / JOURNAL_FILE)
+    (tmp_path / JOURNAL_FILE).symlink_to(target)
     with pytest.raises(JournalError, match="cannot be opened"):
         Journal(tmp_path)
 

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from pliant.errors import RequestError
 
-_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B/s")
+_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G|Ki|Mi|Gi)?B/s")
 _LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s)")
-_SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
+_SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _MAX_LATENCY_S = 10.0
 
