@@ -214,17 +214,23 @@ class Journal:
 
     def check(self) -> list[str]:
         """Read everything; a sentence for each thing that is wrong."""
-        with self._read() as db:
-            found = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            if found:
-                return [f"{self.path}: {problem}" for problem in found]
-            found += [f"{self.path}: {problem}" for problem in branches.check(db)]
-            for context in sorted(self.ids()):
-                try:
-                    self.pieces(context)
-                except JournalError as error:
-                    found.append(str(error))
-        return found
+        try:
+            with self._read() as db:
+                rows = db.execute("PRAGMA integrity_check").fetchall()
+                found = [problem for (problem,) in rows if problem != "ok"] or branches.check(db)
+            return [f"{self.path}: {problem}" for problem in found] + self._unreadable()
+        except JournalError as error:
+            return [str(error)]
+
+    def _unreadable(self) -> list[str]:
+        """What is wrong with each context whose tokens cannot be read."""
+        problems = []
+        for context in sorted(self.ids()):
+            try:
+                self.pieces(context)
+            except JournalError as error:
+                problems.append(str(error))
+        return problems
 
     def close(self) -> None:
         """Idempotent. Nothing is lost without it."""
