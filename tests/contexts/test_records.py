@@ -41,7 +41,7 @@ def test_a_head_comes_back_as_it_was_written(chunk: StoredChunk) -> None:
     record = head.raw + bytes(chunk.payload)
     assert len(record) == head.nbytes
     parts = zip(head.section_offsets(), info.sections, strict=True)
-    cut = [head.check_section(i, memoryview(record)[s : s + n]) for i, (s, n) in enumerate(parts)]
+    cut = [head.check_run(i, 1, memoryview(record)[s : s + n]) for i, (s, n) in enumerate(parts)]
     assert b"".join(cut) == chunk.payload
 
 
@@ -53,7 +53,20 @@ def test_any_flipped_bit_of_a_record_is_noticed(chunk: StoredChunk, where: int, 
         head = decode_head(bytes(record[: head_bytes(record)]))
         offsets = head.section_offsets()
         for index, (start, size) in enumerate(zip(offsets, head.info.sections, strict=True)):
-            head.check_section(index, memoryview(record)[start : start + size])
+            head.check_run(index, 1, memoryview(record)[start : start + size])
+
+
+@given(chunks, st.data())
+def test_any_run_of_sections_is_checked_alone(chunk: StoredChunk, data: st.DataObject) -> None:
+    head = chunk_head(KEY, chunk)
+    first = data.draw(st.integers(0, len(chunk.sections) - 1))
+    count = data.draw(st.integers(1, len(chunk.sections) - first))
+    start = sum(chunk.sections[:first])
+    run = bytearray(chunk.payload[start : start + sum(chunk.sections[first : first + count])])
+    head.check_run(first, count, memoryview(run))
+    run[data.draw(st.integers(0, len(run) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ChunkCorruptError):
+        head.check_run(first, count, memoryview(run))
 
 
 @given(st.binary(max_size=200))
@@ -65,7 +78,7 @@ def test_other_bytes_are_no_head(data: bytes) -> None:
 def test_a_short_section_is_damaged() -> None:
     chunk = make_chunk(1)
     with pytest.raises(ChunkCorruptError, match="section 2"):
-        chunk_head(KEY, chunk).check_section(2, memoryview(b"short"))
+        chunk_head(KEY, chunk).check_run(2, 1, memoryview(b"short"))
 
 
 def test_a_reference_is_a_record_without_sections() -> None:

@@ -170,9 +170,8 @@ class Packs:
         record = self._disk.read(file.number, offset, head.nbytes)
         if record[: len(head.raw)] != head.raw:
             raise ChunkCorruptError(f"the head of chunk {head.info.key.hex()} is damaged")
-        starts = head.section_offsets()
-        for index, (start, length) in enumerate(zip(starts, head.info.sections, strict=True)):
-            head.check_section(index, record[start : start + length])
+        if head.info.sections:
+            head.check_run(0, len(head.info.sections), record[len(head.raw) :])
         return record
 
     def path(self, context_id: ContextId) -> Path:

@@ -1,15 +1,17 @@
 """Reads of several sections at once: neighbours in a pack are one read of the device."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from pliant.contexts.chunks import StoredSections
 from pliant.contexts.packs import OpenFile
 from pliant.contexts.records import Head
 from pliant.contexts.storage import Device
 from pliant.errors import ChunkCorruptError, ChunkMissingError
+
+logger = logging.getLogger(__name__)
 
 # Reading so much for nothing costs less than another read on anything but memory.
 _GAP_BYTES = 16 << 10
@@ -31,17 +33,17 @@ class Located:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Bytes `start`..`end` of a pack: sections of item `item` that lie side by side.
+    """Bytes `start`..`end` of a pack: `count` sections from `first` on of item `item`.
 
-    `cuts` are where its sections begin, from `start` on, and where the last one ends; the first
-    one is the item's number `position`.
+    They are the item's indices from `position` on.
     """
 
     start: int
     end: int
     item: int
     position: int
-    cuts: tuple[int, ...]
+    first: int
+    count: int
 
 
 def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
@@ -50,22 +52,21 @@ def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
     for number, item in enumerate(items):
         extents[item.file] += _extents(number, item)
     data: list[list[memoryview]] = [[_NOTHING] * len(item.indices) for item in items]
-    failed: dict[int, str] = {}
+    failed: dict[int, ChunkCorruptError] = {}
     for file, wanted in extents.items():
         for run in _runs(wanted):
             begin = run[0].start
-            try:
-                block = device.read(file.number, begin, max(e.end for e in run) - begin)
-            except OSError as error:
-                failed.update((extent.item, str(error)) for extent in run)
-                continue
+            block = _read(device, file, begin, max(extent.end for extent in run))
             for extent in run:
-                _cut(block[extent.start - begin : extent.end - begin], extent, data[extent.item])
+                part = block[extent.start - begin : extent.end - begin]
+                try:
+                    items[extent.item].head.check_run(extent.first, extent.count, part)
+                except ChunkCorruptError as error:
+                    failed[extent.item] = error
+                _cut(part, extent, items[extent.item].head, data[extent.item])
     return [
-        ChunkCorruptError(f"chunk {item.head.info.key.hex()} cannot be read: {failed[number]}")
-        if number in failed
-        else _check(item, sections)
-        for number, (item, sections) in enumerate(zip(items, data, strict=True))
+        failed.get(number) or StoredSections(item.head.info, item.indices, tuple(data[number]))
+        for number, item in enumerate(items)
     ]
 
 
@@ -73,14 +74,12 @@ def _extents(number: int, item: Located) -> Iterator[_Extent]:
     offsets, lengths = item.head.section_offsets(), item.head.info.sections
     position = 0
     while position < len(item.indices):
-        first = item.indices[position]
-        count = 1
+        first, count = item.indices[position], 1
         while item.indices[position + count : position + count + 1] == (first + count,):
             count += 1
         last = first + count - 1
-        begin, end = offsets[first], offsets[last] + lengths[last]
-        cuts = (*(offset - begin for offset in offsets[first : last + 1]), end - begin)
-        yield _Extent(item.start + begin, item.start + end, number, position, cuts)
+        begin, end = item.start + offsets[first], item.start + offsets[last] + lengths[last]
+        yield _Extent(begin, end, number, position, first, count)
         position += count
 
 
@@ -97,14 +96,18 @@ def _runs(extents: list[_Extent]) -> Iterator[list[_Extent]]:
         yield run
 
 
-def _cut(block: memoryview, extent: _Extent, sections: list[memoryview]) -> None:
-    for position, (start, end) in enumerate(pairwise(extent.cuts), extent.position):
-        sections[position] = block[start:end]
-
-
-def _check(item: Located, sections: list[memoryview]) -> Outcome:
+def _read(device: Device, file: OpenFile, begin: int, end: int) -> memoryview:
+    """Nothing if the device fails, so that the checksums tell."""
     try:
-        checked = tuple(map(item.head.check_section, item.indices, sections))
-    except ChunkCorruptError as error:
-        return error
-    return StoredSections(item.head.info, item.indices, checked)
+        return device.read(file.number, begin, end - begin)
+    except OSError as error:
+        logger.warning("reading stored KV failed: %s", error)
+        return _NOTHING
+
+
+def _cut(part: memoryview, extent: _Extent, head: Head, sections: list[memoryview]) -> None:
+    start = 0
+    for number in range(extent.count):
+        end = start + head.info.sections[extent.first + number]
+        sections[extent.position + number] = part[start:end]
+        start = end
