@@ -16,7 +16,7 @@ from pliant.contexts.packs import START
 from pliant.contexts.pieces import Piece
 from pliant.contexts.storage import Disk
 from pliant.contexts.store import Store
-from pliant.errors import ChunkCorruptError, ChunkMissingError, JournalError, JournalWriteError
+from pliant.errors import ChunkCorruptError, ChunkMissingError, JournalWriteError
 from support.stored_chunks import CONTEXTS, make_chunk, make_key, whole
 
 A, B, C = CONTEXTS
@@ -146,6 +146,15 @@ def test_a_pack_may_be_deleted_or_cut_while_the_store_is_open(filled: Path) -> N
         assert readable(store) == [0, 6]
 
 
+def test_an_index_damaged_in_the_middle_is_made_again(filled: Path) -> None:
+    path = filled / "index.sqlite"
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with Store(filled) as store:
+        assert readable(store) == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, None])
 def test_a_damaged_index_is_made_again(filled: Path, content: bytes | None) -> None:
     for side in ("-wal", "-shm"):
@@ -161,7 +170,7 @@ def test_a_damaged_index_is_made_again(filled: Path, content: bytes | None) -> N
 
 def test_flipped_bits_of_the_index_never_give_wrong_data(filled: Path, tmp_path: Path) -> None:
     size = (filled / "index.sqlite").stat().st_size
-    for offset in range(24, size, 211):
+    for offset in range(24, size, 997):
         copy = tmp_path / "copy"
         shutil.copytree(filled, copy)
         flip(copy / "index.sqlite", offset)
@@ -255,6 +264,34 @@ def test_the_journal_gets_the_room_of_stored_kv(small_disk: Path) -> None:
         assert store.stat().evicted_contexts > 0
 
 
+def test_a_journal_is_opened_on_a_full_disk(small_disk: Path) -> None:
+    store = Store(small_disk / "kv")
+    with store:
+        for number in range(6):
+            assert store.put(CONTEXTS[number % 3], KEYS[number], make_chunk(number, sections=BIG))
+        fill(small_disk / "other")
+        with pytest.raises(JournalWriteError, match="free some space"):
+            Journal(small_disk)
+        with Journal(small_disk, make_room=lambda: store.make_room(1 << 18)) as journal:
+            context = journal.create("a", "m", system=[Piece([1], 1.0, "system")])
+            assert journal.history(context).tokens == (1,)
+
+
+def test_a_store_is_opened_on_a_full_disk(small_disk: Path) -> None:
+    with Store(small_disk / "kv") as store:
+        for number in range(4):
+            assert store.put(A, KEYS[number], make_chunk(number))
+    fill(small_disk / "other")
+    with Store(small_disk / "kv") as store:
+        assert readable(store) == [0, 1, 2, 3]
+        store.put(A, KEYS[5], make_chunk(5))
+        (small_disk / "other").unlink()
+        assert store.put(A, KEYS[6], make_chunk(6))
+    with Store(small_disk / "kv") as store:
+        assert set(readable(store)) >= {0, 1, 2, 3, 6}
+        assert store.verify().problems == ()
+
+
 def test_a_journal_without_room_changes_nothing_and_says_so(small_disk: Path) -> None:
     with Journal(small_disk) as journal:
         context = journal.create("a", "m", system=[Piece([1], 1.0)])
@@ -301,7 +338,7 @@ def test_a_read_only_journal_is_read(read_only: Path) -> None:
         assert journal.history(context.id).tokens == (1, 2, 3)
         with pytest.raises(JournalWriteError):
             journal.append(context.id, [Piece([4], 1.0)])
-    with pytest.raises(JournalError):
+    with pytest.raises(JournalWriteError):
         Journal(read_only)
 
 

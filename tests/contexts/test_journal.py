@@ -10,7 +10,7 @@ import pytest
 from pliant.contexts.journal import JOURNAL_FILE, Journal
 from pliant.contexts.journal_schema import MIGRATIONS
 from pliant.contexts.pieces import Piece
-from pliant.errors import JournalError, RequestError, UnknownContextError
+from pliant.errors import JournalError, JournalWriteError, RequestError, UnknownContextError
 
 MODEL = "ab" * 32
 SYSTEM = Piece([1, 2, 3], 1.0, "system")
@@ -35,6 +35,11 @@ def test_a_context_is_there_after_reopening(tmp_path: Path) -> None:
         assert (info.num_tokens, info.num_system_tokens, info.parent) == (6, 3, None)
         assert info.created_s < info.used_s
         assert journal.check() == []
+
+
+def test_every_commit_is_synced(journal: Journal) -> None:
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_what_was_acknowledged_is_there_without_closing(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_deleted_tokens_do_not_stay_in_the_file(tmp_path: Path) -> None:
     assert encoded in (tmp_path / JOURNAL_FILE).read_bytes()
     with Journal(tmp_path) as journal:
         journal.delete(context)
-    assert encoded not in (tmp_path / JOURNAL_FILE).read_bytes()
+        assert not any(encoded in path.read_bytes() for path in tmp_path.iterdir())
 
 
 def encode_tokens(tokens: list[int]) -> bytes:
@@ -182,7 +187,7 @@ def test_a_link_in_the_journals_place_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.touch()
     (tmp_path / JOURNAL_FILE).symlink_to(target)
-    with pytest.raises(JournalError, match="cannot be opened"):
+    with pytest.raises(JournalWriteError, match="cannot be opened"):
         Journal(tmp_path)
 
 

@@ -120,4 +120,4 @@ class StoreWalk(RuleBasedStateMachine):
 
 
 TestStoreWalk = StoreWalk.TestCase
-TestStoreWalk.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestStoreWalk.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)

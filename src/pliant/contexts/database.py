@@ -13,10 +13,21 @@ _PRIVATE = 0o600
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create `folder`, or take other users' access to it away. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create `folder`, durably, or take other users' access to it away. Raises OSError."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(exist_ok=True, mode=0o700)
+        _sync(missing.parent)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the entries of a folder to the device."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def open_database(
@@ -35,16 +46,13 @@ def open_database(
     """
     if not read_only:
         _create(path)
-    try:
-        connection = sqlite3.connect(
-            _uri(path, read_only),
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"{path} cannot be opened: {error}") from error
+    connection = sqlite3.connect(
+        _uri(path, read_only),
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     try:
         _check_kind(connection, path, application_id, len(migrations))
         _configure(connection, synchronous)

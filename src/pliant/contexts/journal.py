@@ -81,7 +81,7 @@ class Journal:
         Reading only needs no lock on the folder, and works beside the process that has it.
         When the disk is full, `make_room` is asked to free some of it; if it says that it did,
         the write is tried once more. Raises JournalError, and changes nothing, if the file is
-        damaged, of another program or of a newer pliant.
+        damaged, of another program or of a newer pliant; JournalWriteError if the disk refuses.
         """
         self.path = folder / JOURNAL_FILE
         self._lock = threading.RLock()
@@ -89,13 +89,11 @@ class Journal:
         if read_only and not self.path.exists():
             raise JournalError(f"there are no contexts in {folder}")
         try:
-            if not read_only:
-                make_private_folder(folder)
-            self._db = open_database(
-                self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
-            )
-        except (OSError, sqlite3.OperationalError) as error:
-            raise JournalError(f"{self.path} cannot be opened: {error}") from error
+            self._db = self._open(read_only)
+        except JournalWriteError:
+            if make_room is None or not make_room():
+                raise
+            self._db = self._open(read_only)
 
     def create(
         self, app: str, model: str, *, system: Sequence[Piece] = (), title: str | None = None
@@ -177,6 +175,7 @@ class Journal:
             branches.release(db, branch)
 
         self._write(work)
+        self._empty_log()  # It may hold what was overwritten in the database.
 
     def pieces(self, context: ContextId) -> list[Piece]:
         """The whole history in pieces. Raises JournalError if a checksum or a length is wrong."""
@@ -245,6 +244,18 @@ class Journal:
     ) -> None:
         self.close()
 
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        try:
+            if not read_only:
+                make_private_folder(self.path.parent)
+            return open_database(
+                self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
+            )
+        except OSError as error:
+            raise JournalWriteError(f"{self.path} cannot be opened: {error}") from error
+        except sqlite3.OperationalError as error:
+            raise self._explain(error) from error
+
     def _tip(self, context: ContextId) -> tuple[int, int]:
         """Branch and length of a context."""
         sql = "SELECT branch, num_tokens FROM contexts WHERE id = ?"
@@ -261,9 +272,12 @@ class Journal:
             except JournalWriteError:
                 if self._make_room is None or not self._make_room():
                     raise
-                with suppress(sqlite3.Error):
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._empty_log()
             return self._transact(work)
+
+    def _empty_log(self) -> None:
+        with self._lock, suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:

@@ -29,10 +29,29 @@ _MIN_DEAD_BYTES = 1 << 20
 
 
 def open_shelf(folder: Path) -> "Shelf":
-    """What is in `folder`, whatever state it is in."""
+    """What is in `folder`, whatever state it is in. Raises nothing."""
+    try:
+        return _open(folder)
+    except sqlite3.Error as error:
+        logger.warning("making the index of stored KV again: %s", error)
+    with suppress(OSError):
+        remove_index(folder)
+    try:
+        return _open(folder)
+    except sqlite3.Error as error:
+        logger.warning("KV cannot be stored in %s: %s", folder, error)
+        return Shelf(Index.in_memory(), Packs(folder))
+
+
+def _open(folder: Path) -> "Shelf":
     shelf = Shelf(_open_index(folder), Packs(folder))
-    with suppress(FileNotFoundError):
+    try:
         shelf.reconcile()
+    except OSError as error:
+        logger.warning("stored KV in %s cannot be read: %s", folder, error)
+    except sqlite3.Error:
+        shelf.close()
+        raise
     return shelf
 
 
@@ -65,7 +84,7 @@ class Shelf:
     def __init__(self, index: Index, packs: Packs) -> None:
         self.index = index
         self.packs = packs
-        self.pack_bytes = index.pack_bytes()
+        self.pack_bytes = 0
 
     def reconcile(self) -> None:
         """Bring the index to what the packs hold, by their sizes, and cut off torn ends."""
@@ -126,12 +145,16 @@ class Shelf:
                 self.index.unrefer(context_id, key)
         for owner in owners:
             live = self.index.live_bytes(owner)
-            if self.index.length(owner) - live > max(_MIN_DEAD_BYTES, live):
+            if self.dead_bytes(owner) > max(_MIN_DEAD_BYTES, live):
                 self.compact(owner)
 
     def touch(self, context_id: ContextId) -> None:
         """Count a use of what a context refers to."""
         self.index.touch(context_id, time.time())
+
+    def dead_bytes(self, context_id: ContextId) -> int:
+        """What of a pack is not a chunk in use."""
+        return self.index.length(context_id) - self.index.live_bytes(context_id)
 
     def drop(self, context_id: ContextId) -> None:
         """Delete a pack; chunks that other contexts refer to move to the pack of one of them."""

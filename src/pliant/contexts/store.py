@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from pliant.contexts.audit import StoreReport, verify_shelf
+from pliant.contexts.audit import StoreReport, pack_problems
 from pliant.contexts.chunks import ChunkInfo, StoredChunk, StoredSections
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.index import Counts, Place
@@ -179,9 +179,22 @@ class Store:
         return bool(self._attempt("KV was not synced", work))
 
     def verify(self) -> StoreReport:
-        """Read every chunk and compare it with its checksums. Changes nothing."""
-        with self._lock:
-            return verify_shelf(self._shelf)
+        """Read every chunk and compare it with its checksums. Changes nothing.
+
+        Others wait for one context at a time.
+        """
+        try:
+            with self._lock:
+                counts, contexts = self._shelf.index.counts(), self._shelf.index.lengths()
+            problems: list[str] = []
+            for context_id in sorted(contexts):
+                with self._lock:
+                    problems += pack_problems(self._shelf, context_id)
+        except sqlite3.Error as error:
+            return StoreReport(0, 0, 0, (f"the index of stored KV cannot be read: {error}",))
+        return StoreReport(
+            counts.num_contexts, counts.num_chunks, counts.live_bytes, tuple(problems)
+        )
 
     def stat(self) -> StoreStats:
         counts = self._attempt("KV was not counted", lambda: self._shelf.index.counts())
@@ -262,7 +275,8 @@ class Store:
                 break
             self._shelf.drop(oldest)
             self._counters.evicted_contexts += 1
-        if self._shelf.pack_bytes > goal and but is not None:
+        missing = self._shelf.pack_bytes - goal
+        if missing > 0 and but is not None and self._shelf.dead_bytes(but) > missing:
             self._shelf.compact(but)
         return self._shelf.pack_bytes <= goal
 
