@@ -121,6 +121,18 @@ def test_more_bits_take_the_place_of_fewer(store: Store) -> None:
     assert store.stat().num_chunks == 1
 
 
+def test_more_bits_are_found_again_without_the_index(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        for context, bits in ((A, 2), (A, 8), (B, 4)):
+            store.put(context, KEYS[0], make_chunk(bits, bits=bits))
+    for path in tmp_path.glob("index.sqlite*"):
+        path.unlink()
+    with Store(tmp_path) as store:
+        assert whole(store.read(KEYS[0])) == make_chunk(8).payload
+        store.drop_context(A)
+        assert whole(store.read(KEYS[0])) == make_chunk(8).payload
+
+
 def test_released_chunks_are_gone_and_their_space_comes_back(store: Store) -> None:
     chunks = [make_chunk(number, sections=(400_000,)) for number in range(8)]
     for key, chunk in zip(KEYS, chunks, strict=True):
@@ -164,7 +176,7 @@ def test_the_oldest_contexts_make_room_under_the_quota(tmp_path: Path) -> None:
         assert stats.evicted_contexts == 1 and stats.disk_bytes <= 450_000
         assert not store.put(A, KEYS[5], make_chunk(5, sections=(500_000,)))
         assert store.stat().failed_puts == 1
-        assert [store.has(key) for key in KEYS[:2]] == [True, True]
+        assert [store.has(key) for key in KEYS[:5]] == [True, True, False, False, True]
 
 
 def test_a_context_alone_stays_within_the_quota(tmp_path: Path) -> None:
