@@ -99,7 +99,7 @@ class Bench:
             folder = self.folder / f"{count} contexts"
             context, key = fill(folder, count)
             start = time.perf_counter()
-            with Journal(folder) as journal, Store(folder / "kv") as store:
+            with Journal(folder) as journal, Store(folder) as store:
                 start_s = time.perf_counter() - start
                 read_ms[count] = self._median_ms(
                     lambda j=journal, s=store, c=context, k=key: (j.history(c), s.read(k))
@@ -123,7 +123,7 @@ def fill(folder: Path, count: int) -> tuple[str, bytes]:
     """So many contexts with a chunk each; one of them, and its key."""
     chunk = StoredChunk(bytes(SMALL_BYTES), (SMALL_BYTES // 4,) * 4, BITS, 1.0)
     key = b""
-    with Journal(folder) as journal, Store(folder / "kv") as store:
+    with Journal(folder) as journal, Store(folder) as store:
         journal._db.execute("PRAGMA synchronous=OFF")  # Syncing is what takes time, not counting.
         for _ in range(count):
             context = journal.create("app", "model", system=[Piece(range(CALL_TOKENS), 1.0)])

@@ -67,7 +67,7 @@ def check(folder: Path, acknowledged: Acknowledged) -> None:
     with (
         FolderLock(folder),
         Journal(folder) as journal,
-        Store(folder / "kv", quota_bytes=crash_worker.QUOTA_BYTES) as store,
+        Store(folder, quota_bytes=crash_worker.QUOTA_BYTES) as store,
     ):
         report = verify(journal, store)
         assert report.is_clean, report.problems

@@ -27,7 +27,7 @@ BIG = (40_000, 60_000)
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
     """A store with chunks 0..3 in A's pack and 4..5 in B's."""
-    folder = tmp_path / "kv"
+    folder = tmp_path / "contexts"
     with Store(folder) as store:
         for number in range(6):
             assert store.put(A if number < 4 else B, KEYS[number], make_chunk(number))
@@ -35,7 +35,7 @@ def filled(tmp_path: Path) -> Path:
 
 
 def pack(folder: Path, context: str = A) -> Path:
-    return folder / f"{context}.pack"
+    return folder / "kv" / f"{context}.pack"
 
 
 def flip(path: Path, offset: int) -> None:
@@ -47,7 +47,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def remove_index(folder: Path) -> None:
-    for path in folder.glob("index.sqlite*"):
+    for path in (folder / "kv").glob("index.sqlite*"):
         path.unlink()
 
 
@@ -147,7 +147,7 @@ def test_a_pack_may_be_deleted_or_cut_while_the_store_is_open(filled: Path) -> N
 
 
 def test_an_index_damaged_in_the_middle_is_made_again(filled: Path) -> None:
-    path = filled / "index.sqlite"
+    path = filled / "kv" / "index.sqlite"
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
@@ -158,8 +158,8 @@ def test_an_index_damaged_in_the_middle_is_made_again(filled: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, None])
 def test_a_damaged_index_is_made_again(filled: Path, content: bytes | None) -> None:
     for side in ("-wal", "-shm"):
-        (filled / f"index.sqlite{side}").unlink(missing_ok=True)
-    path = filled / "index.sqlite"
+        (filled / "kv" / f"index.sqlite{side}").unlink(missing_ok=True)
+    path = filled / "kv" / "index.sqlite"
     path.write_bytes(path.read_bytes()[:4096] if content is None else content)
     with Store(filled) as store:
         for _ in range(2):
@@ -169,11 +169,11 @@ def test_a_damaged_index_is_made_again(filled: Path, content: bytes | None) -> N
 
 
 def test_flipped_bits_of_the_index_never_give_wrong_data(filled: Path, tmp_path: Path) -> None:
-    size = (filled / "index.sqlite").stat().st_size
+    size = (filled / "kv" / "index.sqlite").stat().st_size
     for offset in range(24, size, 997):
         copy = tmp_path / "copy"
         shutil.copytree(filled, copy)
-        flip(copy / "index.sqlite", offset)
+        flip(copy / "kv" / "index.sqlite", offset)
         with Store(copy) as store:
             readable(store)
             for number in range(6):
@@ -209,7 +209,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_drops_the_oldest_kv(small_disk: Path) -> None:
-    with Store(small_disk / "kv") as store:
+    with Store(small_disk) as store:
         for number in range(24):
             context = CONTEXTS[number // 8]
             assert store.put(context, KEYS[number], make_chunk(number, sections=BIG)) == (
@@ -225,7 +225,7 @@ def test_a_full_disk_drops_the_oldest_kv(small_disk: Path) -> None:
 def test_a_disk_filled_by_others_is_counted_and_warned_of_once(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Store(small_disk / "kv") as store:
+    with Store(small_disk) as store:
         assert store.put(A, KEYS[0], make_chunk(0))
         fill(small_disk / "other")
         with caplog.at_level(logging.WARNING):
@@ -249,7 +249,7 @@ def fill(path: Path) -> None:
 
 
 def test_the_journal_gets_the_room_of_stored_kv(small_disk: Path) -> None:
-    store = Store(small_disk / "kv")
+    store = Store(small_disk)
     with store, Journal(small_disk, make_room=lambda: store.make_room(1 << 17)) as journal:
         context = journal.create("a", "m")
         for number in range(6):
@@ -265,7 +265,7 @@ def test_the_journal_gets_the_room_of_stored_kv(small_disk: Path) -> None:
 
 
 def test_a_journal_is_opened_on_a_full_disk(small_disk: Path) -> None:
-    store = Store(small_disk / "kv")
+    store = Store(small_disk)
     with store:
         for number in range(6):
             assert store.put(CONTEXTS[number % 3], KEYS[number], make_chunk(number, sections=BIG))
@@ -278,16 +278,16 @@ def test_a_journal_is_opened_on_a_full_disk(small_disk: Path) -> None:
 
 
 def test_a_store_is_opened_on_a_full_disk(small_disk: Path) -> None:
-    with Store(small_disk / "kv") as store:
+    with Store(small_disk) as store:
         for number in range(4):
             assert store.put(A, KEYS[number], make_chunk(number))
     fill(small_disk / "other")
-    with Store(small_disk / "kv") as store:
+    with Store(small_disk) as store:
         assert readable(store) == [0, 1, 2, 3]
         store.put(A, KEYS[5], make_chunk(5))
         (small_disk / "other").unlink()
         assert store.put(A, KEYS[6], make_chunk(6))
-    with Store(small_disk / "kv") as store:
+    with Store(small_disk) as store:
         assert set(readable(store)) >= {0, 1, 2, 3, 6}
         assert store.verify().problems == ()
 
@@ -311,7 +311,7 @@ def test_a_journal_without_room_changes_nothing_and_says_so(small_disk: Path) ->
 @pytest.fixture
 def read_only(filled: Path, small_disk: Path) -> Path:
     """The filled store and a journal on a file system that cannot be written."""
-    shutil.copytree(filled, small_disk / "kv")
+    shutil.copytree(filled, small_disk, dirs_exist_ok=True)
     with Journal(small_disk) as journal:
         journal.create("a", "m", system=[Piece([1, 2, 3], 1.0, "system")])
     remount = ["mount", "-o", "remount,ro", str(small_disk)]
@@ -320,7 +320,7 @@ def read_only(filled: Path, small_disk: Path) -> Path:
 
 
 def test_a_read_only_store_is_read_and_put_fails_softly(read_only: Path) -> None:
-    with Store(read_only / "kv") as store:
+    with Store(read_only) as store:
         assert readable(store) == [0, 1, 2, 3, 4, 5]
         assert not store.put(A, KEYS[7], make_chunk(7))
         store.drop_context(A)

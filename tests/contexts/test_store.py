@@ -19,7 +19,7 @@ BIG = (40_000, 60_000)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "kv") as store:
+    with Store(tmp_path) as store:
         yield store
 
 
@@ -88,7 +88,7 @@ def test_a_lost_index_is_made_again(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         put_all(store, A, range(4))
         put_all(store, B, range(2, 6))
-    for path in tmp_path.glob("index.sqlite*"):
+    for path in (tmp_path / "kv").glob("index.sqlite*"):
         path.unlink()
     with Store(tmp_path) as store:
         assert all(whole(store.read(KEYS[n])) == CHUNKS[n].payload for n in range(6))
@@ -125,7 +125,7 @@ def test_more_bits_are_found_again_without_the_index(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         for context, bits in ((A, 2), (A, 8), (B, 4)):
             store.put(context, KEYS[0], make_chunk(bits, bits=bits))
-    for path in tmp_path.glob("index.sqlite*"):
+    for path in (tmp_path / "kv").glob("index.sqlite*"):
         path.unlink()
     with Store(tmp_path) as store:
         assert whole(store.read(KEYS[0])) == make_chunk(8).payload

@@ -81,7 +81,7 @@ class StoreWalk(RuleBasedStateMachine):
     def damage(self, seed: int, with_index: bool, cut: bool) -> None:
         """A pack is cut, or a bit of it flips, and the index may be gone."""
         source = random.Random(seed)
-        packs = sorted(self.folder.glob("*.pack"))
+        packs = sorted((self.folder / "kv").glob("*.pack"))
         self.store.close()
         if packs:
             path = source.choice(packs)
@@ -92,7 +92,7 @@ class StoreWalk(RuleBasedStateMachine):
                 content[source.randrange(len(content))] ^= 1 << source.randrange(8)
             path.write_bytes(content)
         if not with_index:
-            for path in self.folder.glob("index.sqlite*"):
+            for path in (self.folder / "kv").glob("index.sqlite*"):
                 path.unlink()
         self.store = Store(self.folder)
         self.damaged = True
@@ -110,7 +110,7 @@ class StoreWalk(RuleBasedStateMachine):
     @invariant()
     def sums_agree(self) -> None:
         assert self.store._shelf.pack_bytes == self.store._shelf.index.pack_bytes()
-        on_disk = sum(path.stat().st_size for path in self.folder.glob("*.pack"))
+        on_disk = sum(path.stat().st_size for path in (self.folder / "kv").glob("*.pack"))
         assert self.store.stat().disk_bytes == on_disk
         assert self.damaged or self.store.verify().problems == ()
 

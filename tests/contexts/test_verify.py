@@ -13,7 +13,7 @@ from support.stored_chunks import CONTEXTS, make_chunk, make_key
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with Journal(tmp_path) as journal, Store(tmp_path / "kv") as store:
+    with Journal(tmp_path) as journal, Store(tmp_path) as store:
         for number in range(3):
             context = journal.create("app", "model", system=[Piece([1, 2], 1.0, "system")])
             journal.append(context, [Piece([3], 0.5), Piece([4, 5], 0.5, "assistant")])
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def check(folder: Path) -> VerifyReport:
-    with Journal(folder) as journal, Store(folder / "kv") as store:
+    with Journal(folder) as journal, Store(folder) as store:
         return verify(journal, store)
 
 

@@ -66,7 +66,7 @@ def write_kv(store: Store, source: random.Random) -> None:
 def main() -> None:
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     lock, journal = FolderLock(folder), Journal(folder)
-    store = Store(folder / "kv", quota_bytes=QUOTA_BYTES)
+    store = Store(folder, quota_bytes=QUOTA_BYTES)
     threading.Thread(target=write_kv, args=(store, random.Random(seed + 1)), daemon=True).start()
     write_journal(journal, random.Random(seed))
     lock.close()

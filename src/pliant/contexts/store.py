@@ -32,6 +32,7 @@ from pliant.errors import ChunkCorruptError, ChunkMissingError
 
 logger = logging.getLogger(__name__)
 
+KV_FOLDER = "kv"
 DEFAULT_QUOTA_BYTES = 4 << 30
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,19 +57,19 @@ class Store:
         quota_bytes: int = DEFAULT_QUOTA_BYTES,
         device: Device | None = None,
     ) -> None:
-        """Open or begin the store in `folder`; `device` is how chunks are read.
+        """Open or begin the store in the folder `kv` of `folder`; `device` is how chunks are read.
 
         Torn ends of packs, left by a crash, are cut off. Never raises for what it finds: what
         cannot be used is forgotten, with a warning; where nothing can be written, put stores
         nothing.
         """
-        self._folder = folder
+        self._folder = folder / KV_FOLDER
         self._device = device or Disk()
         self._quota_bytes = quota_bytes
         self._counters = Counters()
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
-        self._shelf = open_shelf(folder)
+        self._shelf = open_shelf(self._folder)
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
         """Keep `chunk` for a context; whether it is kept now.
