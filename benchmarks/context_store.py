@@ -7,11 +7,13 @@ sections, at 4 bits. Everything lies in a temporary folder, on the disk of this 
 
 from __future__ import annotations
 
+import hashlib
 import random
 import secrets
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from pliant.contexts.journal import Journal
 from pliant.contexts.measure_storage import measure_storage
 from pliant.contexts.pieces import Piece
 from pliant.contexts.storage import EmulatedDisk, parse_storage
-from pliant.contexts.store import Store
+from pliant.contexts.store import KV_FOLDER, Store
 
 SECTIONS = 16 * 2 * 8
 BITS = 4
@@ -55,6 +57,17 @@ class Bench:
         self.report.row(case="journal: append a call", ms=append_ms)
         self.report.row(case="journal: fork", ms=fork_ms, tokens=tokens)
         self.report.row(case="journal: read a history", ms=read_ms, tokens=tokens)
+
+    def checksums(self) -> None:
+        """What guards a chunk, at a chunk's size: CRC-32 is what packs have."""
+        data = self._source.randbytes(CHUNK_BYTES)
+        for name, function in {
+            "CRC-32": zlib.crc32,
+            "SHA-256": lambda data: hashlib.sha256(data).digest(),
+            "BLAKE2b": lambda data: hashlib.blake2b(data).digest(),
+        }.items():
+            ms = self._median_ms(lambda f=function: f(data))
+            self.report.row(case=name, ms=ms, mib_per_s=CHUNK_BYTES / 2**20 / ms * 1000)
 
     def chunks(self, count: int) -> None:
         """Writing and reading whole chunks, one layer of them, and from slower devices."""
@@ -105,6 +118,12 @@ class Bench:
                     lambda j=journal, s=store, c=context, k=key: (j.history(c), s.read(k))
                 )
             self.report.row(case=f"start with {count} contexts", ms=1000 * start_s)
+            for path in (folder / KV_FOLDER).glob("index.sqlite*"):
+                path.unlink()
+            start = time.perf_counter()
+            Store(folder).close()
+            rebuild_ms = 1000 * (time.perf_counter() - start)
+            self.report.row(case=f"index of {count} contexts from their packs", ms=rebuild_ms)
             self.report.row(case=f"history and chunk of one of {count}", ms=read_ms[count])
         self.report.at_most(f"seconds to start with {many} contexts", MOST_START_S, start_s)
         name = f"time to find a context among {many} against {few}"
@@ -141,6 +160,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix=".contexts-") as name:
         bench = Bench(report, Path(name), repeats=9 if quick else 31)
         bench.journal()
+        bench.checksums()
         bench.chunks(8 if quick else 64)
         bench.growth(100, 2000 if quick else 10_000)
     report.finish(arguments.json)

@@ -12,6 +12,7 @@ def test_measures_and_states_its_claims(tmp_path: Path) -> None:
     report = Report("context_store")
     bench = Bench(report, tmp_path, repeats=2)
     bench.journal()
+    bench.checksums()
     bench.chunks(2)
     bench.growth(2, 4)
     assert [claim.goal for claim in report.claims] == ["<= 1", "<= 1.5"]

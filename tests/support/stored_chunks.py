@@ -1,9 +1,11 @@
-"""Chunks of random bytes for the store, and contexts' ids."""
+"""Chunks of random bytes for the store, contexts' ids, and what of it can be read."""
 
 import hashlib
 import random
 
 from pliant.contexts.chunks import StoredChunk, StoredSections
+from pliant.contexts.store import Store
+from pliant.errors import ChunkCorruptError, ChunkMissingError
 
 CONTEXTS = [hashlib.md5(name).hexdigest() for name in (b"a", b"b", b"c")]
 
@@ -21,3 +23,15 @@ def make_chunk(
 
 def whole(stored: StoredSections) -> bytes:
     return b"".join(stored.data)
+
+
+def readable(store: Store) -> list[int]:
+    """Numbers of the chunks that are read, each of which must be right."""
+    numbers = []
+    for number in range(30):
+        try:
+            assert whole(store.read(make_key(number))) == make_chunk(number).payload
+            numbers.append(number)
+        except (ChunkMissingError, ChunkCorruptError):
+            pass
+    return numbers

@@ -5,6 +5,7 @@ synced at the end of every transaction, so neither a killed process nor a power 
 back. A method that raises has changed nothing.
 """
 
+import errno
 import secrets
 import sqlite3
 import threading
@@ -41,6 +42,8 @@ _NOT_WRITABLE = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_BUSY,
 )
+_ROOM_ADVICE = "free some space on its disk"
+_WRITABLE_ADVICE = "make it writable, or set PLIANT_HOME to another folder"
 
 _T = TypeVar("_T")
 
@@ -252,7 +255,9 @@ class Journal:
                 self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
             )
         except OSError as error:
-            raise JournalWriteError(f"{self.path} cannot be opened: {error}") from error
+            advice = _ROOM_ADVICE if error.errno == errno.ENOSPC else _WRITABLE_ADVICE
+            message = f"{self.path} cannot be opened ({error}): {advice}"
+            raise JournalWriteError(message) from error
         except sqlite3.OperationalError as error:
             raise self._explain(error) from error
 
@@ -305,9 +310,8 @@ class Journal:
         """Cannot be written now, or cannot be read at all?"""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _NOT_WRITABLE:
-            return JournalWriteError(
-                f"{self.path} cannot be written ({error}): free some space on its disk"
-            )
+            advice = _WRITABLE_ADVICE if code == sqlite3.SQLITE_READONLY else _ROOM_ADVICE
+            return JournalWriteError(f"{self.path} cannot be written ({error}): {advice}")
         return JournalError(f"{self.path} cannot be read: {error}")
 
 
