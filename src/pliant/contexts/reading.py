@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from pliant.contexts.chunks import StoredSections
 from pliant.contexts.packs import OpenFile
@@ -75,7 +76,8 @@ def _extents(number: int, item: Located) -> Iterator[_Extent]:
     position = 0
     while position < len(item.indices):
         first, count = item.indices[position], 1
-        while item.indices[position + count : position + count + 1] == (first + count,):
+        most = len(item.indices) - position
+        while count < most and item.indices[position + count] == first + count:
             count += 1
         last = first + count - 1
         begin, end = item.start + offsets[first], item.start + offsets[last] + lengths[last]
@@ -106,8 +108,8 @@ def _read(device: Device, file: OpenFile, begin: int, end: int) -> memoryview:
 
 
 def _cut(part: memoryview, extent: _Extent, head: Head, sections: list[memoryview]) -> None:
-    start = 0
-    for number in range(extent.count):
-        end = start + head.info.sections[extent.first + number]
-        sections[extent.position + number] = part[start:end]
-        start = end
+    lengths = head.info.sections[extent.first : extent.first + extent.count]
+    cuts = pairwise(accumulate(lengths, initial=0))
+    sections[extent.position : extent.position + extent.count] = [
+        part[start:end] for start, end in cuts
+    ]
