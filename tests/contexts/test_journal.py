@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,23 @@ def test_rewriting_replaces_the_end_and_leaves_forks_alone(journal: Journal) -> 
     with pytest.raises(RequestError):
         journal.rewrite(context, 5, [])
     assert journal.history(context).tokens == (1, 2, 3, 9)
+    assert journal.check() == []
+
+
+def test_threads_append_one_after_the_other(journal: Journal) -> None:
+    context = journal.create("a", MODEL)
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            journal.append(context, [Piece([number] * 3, 1.0)])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pieces = journal.pieces(context)
+    assert sorted(piece.tokens[0] for piece in pieces) == sorted([0, 1, 2, 3] * 10)
     assert journal.check() == []
 
 

@@ -1,5 +1,6 @@
 """What the store keeps for whom, and for how long. Faults are in test_faults."""
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,34 @@ def test_a_reader_is_not_disturbed_by_compaction(store: Store) -> None:
     assert all(seen) and store.stat().corrupt == 0
 
 
+def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+    failures: list[object] = []
+    with Store(tmp_path, quota_bytes=1_000_000) as store:
+
+        def work(seed: int) -> None:
+            source = random.Random(seed)
+            for _ in range(60):
+                number, context = source.randrange(8), source.choice(CONTEXTS)
+                store.put(context, KEYS[number], make_chunk(number, sections=BIG))
+                for outcome in store.read_many([(key, None) for key in KEYS]):
+                    if isinstance(outcome, StoredSections):
+                        number = KEYS.index(outcome.info.key)
+                        if whole(outcome) != make_chunk(number, sections=BIG).payload:
+                            failures.append(outcome.info)
+                    elif not isinstance(outcome, ChunkMissingError):
+                        failures.append(outcome)
+                source.choice([store.drop_context, store.touch, store.sync])(context)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert store.verify().problems == ()
+        assert store.stat().disk_bytes <= 1_000_000
+
+
 def test_the_oldest_contexts_make_room_under_the_quota(tmp_path: Path) -> None:
     with Store(tmp_path, quota_bytes=450_000) as store:
         for context, numbers in ((A, range(2)), (B, range(2, 4))):
@@ -186,6 +215,17 @@ def test_a_context_alone_stays_within_the_quota(tmp_path: Path) -> None:
         ]
         assert stored == [True, True, *[False] * 6]
         assert store.stat().disk_bytes <= 250_000
+
+
+def test_a_smaller_quota_is_kept_from_the_start(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        for number, context in enumerate(CONTEXTS):
+            store.put(context, KEYS[number], make_chunk(number, sections=BIG))
+    with Store(tmp_path, quota_bytes=210_000) as store:
+        assert [store.has(key) for key in KEYS[:3]] == [False, True, True]
+    with Store(tmp_path, quota_bytes=0) as store:
+        assert store.stat().disk_bytes == 0
+        assert not store.put(A, KEYS[0], CHUNKS[0])
 
 
 def test_room_is_made_on_demand(store: Store) -> None:

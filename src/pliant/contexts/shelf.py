@@ -129,10 +129,11 @@ class Shelf:
 
     def refer(self, context_id: ContextId, key: ChunkKey) -> None:
         """Let a context refer to a chunk that is stored."""
+        if self.index.refers(context_id, key):
+            return
         with self._change():
-            self.index.set_pack(context_id, self.index.length(context_id), time.time())
-            if self.index.refer(context_id, key):
-                self._append(context_id, [reference_head(key).raw])
+            self._append(context_id, [reference_head(key).raw])
+            self.index.refer(context_id, key)
 
     def release(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> None:
         """End references; packs that are mostly dead then are rewritten."""

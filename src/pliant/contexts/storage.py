@@ -65,7 +65,7 @@ class Disk:
     """The machine's own storage, as fast as it is."""
 
     def read(self, file: int, offset: int, nbytes: int) -> memoryview:
-        buffer = memoryview(np.empty(nbytes, np.uint8))  # Not zeroed first, as a bytearray is.
+        buffer = np.empty(nbytes, np.uint8).data  # Not zeroed first, as a bytearray is.
         done = 0
         while done < nbytes:
             count = os.preadv(file, [buffer[done:]], offset + done)

@@ -70,6 +70,7 @@ class Store:
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
         self._shelf = open_shelf(self._folder)
+        self._attempt("the quota was not kept", lambda: self._free(self._excess(0), None))
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
         """Keep `chunk` for a context; whether it is kept now.
@@ -257,8 +258,8 @@ class Store:
 
     def _add(self, context_id: ContextId, head: Head, chunk: StoredChunk) -> None:
         """Append a chunk, making room for it first, or when the disk turns out to be full."""
-        excess = self._shelf.pack_bytes + head.nbytes - self._quota_bytes
-        if head.nbytes > self._quota_bytes or (excess > 0 and not self._free(excess, context_id)):
+        excess = self._excess(head.nbytes)
+        if head.nbytes > self._quota_bytes or not self._free(excess, context_id):
             raise OSError(errno.EDQUOT, f"the quota of {self._quota_bytes} bytes is used up")
         try:
             self._shelf.add(context_id, head, chunk.payload)
@@ -266,6 +267,10 @@ class Store:
             if not _is_full(error) or not self._free(head.nbytes, context_id):
                 raise
             self._shelf.add(context_id, head, chunk.payload)
+
+    def _excess(self, nbytes: int) -> int:
+        """By how much so many further bytes would be over the quota; negative for room left."""
+        return self._shelf.pack_bytes + nbytes - self._quota_bytes
 
     def _free(self, nbytes: int, but: ContextId | None) -> bool:
         """Drop the KV of contexts, oldest first, until `nbytes` are free; whether they are."""
