@@ -14,10 +14,15 @@ from pliant.contexts.packs import START
 from pliant.contexts.storage import Disk
 from pliant.contexts.store import Store
 from pliant.errors import ChunkCorruptError, ChunkMissingError
-from support.stored_chunks import CONTEXTS, make_chunk, make_key, readable, whole
+from support.stored_chunks import CONTEXTS, fill_store, make_chunk, make_key, readable, whole
 
 A, B, C = CONTEXTS
 KEYS = [make_key(number) for number in range(30)]
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    return fill_store(tmp_path / "contexts")
 
 
 def pack(folder: Path, context: str = A) -> Path:

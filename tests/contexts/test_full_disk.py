@@ -14,11 +14,28 @@ from pliant.contexts.journal import Journal
 from pliant.contexts.pieces import Piece
 from pliant.contexts.store import Store
 from pliant.errors import JournalWriteError
-from support.stored_chunks import CONTEXTS, make_chunk, make_key, readable, whole
+from support.stored_chunks import CONTEXTS, fill_store, make_chunk, make_key, readable, whole
 
 A, B, C = CONTEXTS
 KEYS = [make_key(number) for number in range(30)]
 BIG = (40_000, 60_000)
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    return fill_store(tmp_path / "contexts")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, where we may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_drops_the_oldest_kv(small_disk: Path) -> None:

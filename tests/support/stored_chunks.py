@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from pathlib import Path
 
 from pliant.contexts.chunks import StoredChunk, StoredSections
 from pliant.contexts.store import Store
@@ -35,3 +36,11 @@ def readable(store: Store) -> list[int]:
         except (ChunkMissingError, ChunkCorruptError):
             pass
     return numbers
+
+
+def fill_store(folder: Path) -> Path:
+    """Chunks 0..3 in the first context's pack and 4..5 in the second's."""
+    with Store(folder) as store:
+        for number in range(6):
+            assert store.put(CONTEXTS[number // 4], make_key(number), make_chunk(number))
+    return folder
