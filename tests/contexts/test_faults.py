@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pliant.contexts.packs import START
+from pliant.contexts.packs import START, OpenFile
 from pliant.contexts.storage import Disk
 from pliant.contexts.store import Store
 from pliant.errors import ChunkCorruptError, ChunkMissingError
@@ -99,6 +100,37 @@ def test_a_pack_may_end_anywhere(filled: Path, tmp_path: Path, with_index: bool)
         with Store(copy) as store:
             assert readable(store) == [0, 1, 2, 3, 4, 5]
         shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "unreadable"])
+def test_what_is_no_pack_does_not_hide_the_others(
+    filled: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pack(filled, C)
+    if kind == "link":
+        path.symlink_to(pack(filled))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(pack(filled).read_bytes())
+        monkeypatch.setattr(OpenFile, "__init__", failing_for(path))
+    remove_index(filled)
+    with Store(filled) as store:
+        assert readable(store) == [0, 1, 2, 3, 4, 5]
+        assert store.verify().problems == ()
+        assert store.put(C, KEYS[6], make_chunk(6)) == (kind == "unreadable")
+
+
+def failing_for(path: Path) -> Callable[[OpenFile, Path], None]:
+    opening = OpenFile.__init__
+
+    def fail(self: OpenFile, opened: Path) -> None:
+        if opened == path:
+            self.number = -1
+            raise OSError(errno.EIO, "Input/output error")
+        opening(self, opened)
+
+    return fail
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 500, b"PLC1" + b"\1" * 300, os.urandom(77)])

@@ -62,7 +62,11 @@ class Packs:
                 if suffix == "new":
                     with suppress(OSError):
                         os.unlink(entry.path)  # noqa: PTH108
-                elif suffix == "pack" and _ID.fullmatch(name):
+                elif (
+                    suffix == "pack"
+                    and _ID.fullmatch(name)
+                    and entry.is_file(follow_symlinks=False)
+                ):
                     sizes[name] = entry.stat(follow_symlinks=False).st_size
         return sizes
 

@@ -95,7 +95,7 @@ class Shelf:
                 self.index.remove_pack(context_id)
             for context_id, size in sizes.items():
                 if size != known.get(context_id):
-                    self.rescan(context_id)
+                    self._rescan_or_forget(context_id)
         self.pack_bytes = self.index.pack_bytes()
 
     def rescan(self, context_id: ContextId) -> None:
@@ -226,6 +226,14 @@ class Shelf:
         except FileNotFoundError:
             self.index.remove_pack(context_id)
         self.pack_bytes += self.index.length(context_id) - length
+
+    def _rescan_or_forget(self, context_id: ContextId) -> None:
+        """A pack that cannot be read does not keep others from being found."""
+        try:
+            self.rescan(context_id)
+        except OSError as error:
+            logger.warning("the KV of context %s cannot be read: %s", context_id, error)
+            self.index.remove_pack(context_id)
 
     def _index_record(self, context_id: ContextId, start: int, head: Head) -> None:
         key = head.info.key
