@@ -1,6 +1,5 @@
-"""Reads everything that is stored, and says what is wrong with it."""
+"""Reads what is stored, and says what is wrong with it."""
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,22 +19,11 @@ class StoreReport:
     problems: tuple[str, ...]
 
 
-def verify_shelf(shelf: Shelf) -> StoreReport:
-    """Compare every pack with the index, and every chunk with its checksums."""
-    try:
-        lengths = shelf.index.lengths()
-        counts = shelf.index.counts()
-        problems = [
-            problem
-            for context_id, length in sorted(lengths.items())
-            for problem in _verify_pack(shelf, context_id, length)
-        ]
-    except sqlite3.Error as error:
-        return StoreReport(0, 0, 0, (f"the index of stored KV cannot be read: {error}",))
-    return StoreReport(len(lengths), counts.num_chunks, counts.live_bytes, tuple(problems))
-
-
-def _verify_pack(shelf: Shelf, context_id: ContextId, length: int) -> Iterator[str]:
+def pack_problems(shelf: Shelf, context_id: ContextId) -> Iterator[str]:
+    """Compare a pack with the index, and its chunks with their checksums."""
+    length = shelf.index.length(context_id)
+    if length == 0:
+        return
     path = shelf.packs.path(context_id)
     try:
         size = path.stat().st_size

@@ -15,7 +15,7 @@ _ANCESTRY = """
     WITH RECURSIVE line (id, parent, inherited, stop) AS (
         SELECT id, parent, inherited, ?2 FROM branches WHERE id = ?1
         UNION ALL
-        SELECT b.id, b.parent, b.inherited, min(line.inherited, line.stop)
+        SELECT b.id, b.parent, b.inherited, line.inherited
         FROM branches b JOIN line ON b.id = line.parent
     )
     SELECT p.start, p.num_tokens, p.role, p.messages, p.tokens, p.levels, p.checksum

@@ -8,14 +8,26 @@ from pathlib import Path
 from pliant.errors import JournalError
 
 _BUSY_SECONDS = 5.0
+_LOG_PAGES = 256  # Of 4 KiB: the log is copied into the database before it takes much space.
 _PRIVATE = 0o600
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create `folder`, or take other users' access to it away. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create `folder`, durably, or take other users' access to it away. Raises OSError."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(exist_ok=True, mode=0o700)
+        _sync(missing.parent)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the entries of a folder to the device."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def open_database(
@@ -34,16 +46,13 @@ def open_database(
     """
     if not read_only:
         _create(path)
-    try:
-        connection = sqlite3.connect(
-            _uri(path, read_only),
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"{path} cannot be opened: {error}") from error
+    connection = sqlite3.connect(
+        _uri(path, read_only),
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     try:
         _check_kind(connection, path, application_id, len(migrations))
         _configure(connection, synchronous)
@@ -94,6 +103,7 @@ def _check_kind(
 
 def _configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA synchronous={synchronous}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")

@@ -1,9 +1,10 @@
 """What a stored chunk of KV is a function of, as a key of 32 bytes.
 
-Equal keys mean equal KV: a chunk's key covers the model, every level that computed a token of it
-or before it (plan and adapter), how keys are rotated and kept, all tokens up to its end, and whose
-contexts may share it. So a chunk can never be used where it does not belong. How many bits it was
-compressed to is not part of the key: that is how well it is known, not what it is.
+Equal keys mean equal KV, up to the rounding of different kernels: a chunk's key covers the model,
+every level that computed a token of it or before it (plan and adapter), how keys are rotated and
+kept, all tokens up to its end, and whose contexts may share it. So a chunk can never be used where
+it does not belong. How many bits it was compressed to is not part of the key: that is how well it
+is known, not what it is.
 """
 
 import hashlib

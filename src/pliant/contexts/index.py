@@ -172,13 +172,20 @@ class Index:
         """The chunk is nowhere; who refers to it stays known."""
         self._db.execute("DELETE FROM chunks WHERE key = ?", (key,))
 
-    def refer(self, context_id: ContextId, key: ChunkKey) -> bool:
-        """Whether the reference is new."""
-        done = self._db.execute(
+    def refers(self, context_id: ContextId, key: ChunkKey) -> bool:
+        row = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM refs JOIN packs ON packs.id = pack"
+            " WHERE key = ? AND context = ?)",
+            (key, context_id),
+        ).fetchone()
+        return bool(row[0])
+
+    def refer(self, context_id: ContextId, key: ChunkKey) -> None:
+        """Note that a context, which has a pack, uses a chunk."""
+        self._db.execute(
             "INSERT OR IGNORE INTO refs (pack, key) SELECT id, ? FROM packs WHERE context = ?",
             (key, context_id),
         )
-        return done.rowcount > 0
 
     def unrefer(self, context_id: ContextId, key: ChunkKey) -> None:
         """End a reference; a chunk without any is forgotten."""

@@ -5,12 +5,13 @@ synced at the end of every transaction, so neither a killed process nor a power 
 back. A method that raises has changed nothing.
 """
 
+import errno
 import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from reprlib import repr as shorten
@@ -41,6 +42,8 @@ _NOT_WRITABLE = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_BUSY,
 )
+_ROOM_ADVICE = "free some space on its disk"
+_WRITABLE_ADVICE = "make it writable, or set PLIANT_HOME to another folder"
 
 _T = TypeVar("_T")
 
@@ -81,7 +84,7 @@ class Journal:
         Reading only needs no lock on the folder, and works beside the process that has it.
         When the disk is full, `make_room` is asked to free some of it; if it says that it did,
         the write is tried once more. Raises JournalError, and changes nothing, if the file is
-        damaged, of another program or of a newer pliant.
+        damaged, of another program or of a newer pliant; JournalWriteError if the disk refuses.
         """
         self.path = folder / JOURNAL_FILE
         self._lock = threading.RLock()
@@ -89,13 +92,11 @@ class Journal:
         if read_only and not self.path.exists():
             raise JournalError(f"there are no contexts in {folder}")
         try:
-            if not read_only:
-                make_private_folder(folder)
-            self._db = open_database(
-                self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
-            )
-        except (OSError, sqlite3.OperationalError) as error:
-            raise JournalError(f"{self.path} cannot be opened: {error}") from error
+            self._db = self._open(read_only)
+        except JournalWriteError:
+            if make_room is None or not make_room():
+                raise
+            self._db = self._open(read_only)
 
     def create(
         self, app: str, model: str, *, system: Sequence[Piece] = (), title: str | None = None
@@ -177,6 +178,7 @@ class Journal:
             branches.release(db, branch)
 
         self._write(work)
+        self._empty_log()  # It may hold what was overwritten in the database.
 
     def pieces(self, context: ContextId) -> list[Piece]:
         """The whole history in pieces. Raises JournalError if a checksum or a length is wrong."""
@@ -214,17 +216,23 @@ class Journal:
 
     def check(self) -> list[str]:
         """Read everything; a sentence for each thing that is wrong."""
-        with self._read() as db:
-            found = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            if found:
-                return [f"{self.path}: {problem}" for problem in found]
-            found += [f"{self.path}: {problem}" for problem in branches.check(db)]
-            for context in sorted(self.ids()):
-                try:
-                    self.pieces(context)
-                except JournalError as error:
-                    found.append(str(error))
-        return found
+        try:
+            with self._read() as db:
+                rows = db.execute("PRAGMA integrity_check").fetchall()
+                found = [problem for (problem,) in rows if problem != "ok"] or branches.check(db)
+            return [f"{self.path}: {problem}" for problem in found] + self._unreadable()
+        except JournalError as error:
+            return [str(error)]
+
+    def _unreadable(self) -> list[str]:
+        """What is wrong with each context whose tokens cannot be read."""
+        problems = []
+        for context in sorted(self.ids()):
+            try:
+                self.pieces(context)
+            except JournalError as error:
+                problems.append(str(error))
+        return problems
 
     def close(self) -> None:
         """Idempotent. Nothing is lost without it."""
@@ -238,6 +246,20 @@ class Journal:
         self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        try:
+            if not read_only:
+                make_private_folder(self.path.parent)
+            return open_database(
+                self.path, APPLICATION_ID, MIGRATIONS, synchronous="FULL", read_only=read_only
+            )
+        except OSError as error:
+            advice = _ROOM_ADVICE if error.errno == errno.ENOSPC else _WRITABLE_ADVICE
+            message = f"{self.path} cannot be opened ({error}): {advice}"
+            raise JournalWriteError(message) from error
+        except sqlite3.OperationalError as error:
+            raise self._explain(error) from error
 
     def _tip(self, context: ContextId) -> tuple[int, int]:
         """Branch and length of a context."""
@@ -255,7 +277,12 @@ class Journal:
             except JournalWriteError:
                 if self._make_room is None or not self._make_room():
                     raise
+                self._empty_log()
             return self._transact(work)
+
+    def _empty_log(self) -> None:
+        with self._lock, suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
@@ -283,9 +310,8 @@ class Journal:
         """Cannot be written now, or cannot be read at all?"""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _NOT_WRITABLE:
-            return JournalWriteError(
-                f"{self.path} cannot be written ({error}): free some space on its disk"
-            )
+            advice = _WRITABLE_ADVICE if code == sqlite3.SQLITE_READONLY else _ROOM_ADVICE
+            return JournalWriteError(f"{self.path} cannot be written ({error}): {advice}")
         return JournalError(f"{self.path} cannot be read: {error}")
 
 

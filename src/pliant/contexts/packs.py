@@ -36,6 +36,10 @@ class OpenFile:
         self.number = -1
         self.number = os.open(path, os.O_RDONLY | _NOFOLLOW)
 
+    @property
+    def is_deleted(self) -> bool:
+        return os.fstat(self.number).st_nlink == 0
+
     def __del__(self) -> None:
         if self.number >= 0:
             os.close(self.number)
@@ -58,13 +62,19 @@ class Packs:
                 if suffix == "new":
                     with suppress(OSError):
                         os.unlink(entry.path)  # noqa: PTH108
-                elif suffix == "pack" and _ID.fullmatch(name):
+                elif (
+                    suffix == "pack"
+                    and _ID.fullmatch(name)
+                    and entry.is_file(follow_symlinks=False)
+                ):
                     sizes[name] = entry.stat(follow_symlinks=False).st_size
         return sizes
 
     def open(self, context_id: ContextId) -> OpenFile:
         """The pack, to read from."""
-        file = self._open.pop(context_id, None) or OpenFile(self.path(context_id))
+        file = self._open.pop(context_id, None)
+        if file is None or file.is_deleted:
+            file = OpenFile(self.path(context_id))
         self._open[context_id] = file
         if len(self._open) > _MAX_OPEN_FILES:
             self._open.popitem(last=False)
@@ -164,9 +174,8 @@ class Packs:
         record = self._disk.read(file.number, offset, head.nbytes)
         if record[: len(head.raw)] != head.raw:
             raise ChunkCorruptError(f"the head of chunk {head.info.key.hex()} is damaged")
-        starts = head.section_offsets()
-        for index, (start, length) in enumerate(zip(starts, head.info.sections, strict=True)):
-            head.check_section(index, record[start : start + length])
+        if head.info.sections:
+            head.check_run(0, len(head.info.sections), record[len(head.raw) :])
         return record
 
     def path(self, context_id: ContextId) -> Path:

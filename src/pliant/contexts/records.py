@@ -1,8 +1,9 @@
 """Records of a pack file: how a chunk, or a reference to one, is written down.
 
-A record is a head and a payload. The head holds the key, what `ChunkInfo` holds, and length and
-CRC-32 of every section, and ends with a CRC-32 of itself, so one section can be read and checked
-alone. All integers are little-endian:
+A record is a head and a payload. The head holds the key, what `ChunkInfo` holds, and for every
+section its length and the CRC-32 of the payload up to its end, and ends with a CRC-32 of itself. A
+CRC can be continued, so any run of sections is checked alone, in one call, from the CRC before it
+to the one after it. All integers are little-endian:
 
     magic 4s  kind u8  bits u8  zero u16  level f64  key 32s  header bytes u32  sections u32
     payload bytes u64 | header | (length u32, crc u32) per section | crc u32 | payload
@@ -23,7 +24,7 @@ from pliant.contexts.chunks import (
     ChunkInfo,
     StoredChunk,
 )
-from pliant.contexts.identity import ChunkKey
+from pliant.contexts.identity import KEY_BYTES, ChunkKey
 from pliant.errors import ChunkCorruptError
 
 _MAGIC = b"PLC1"
@@ -57,23 +58,36 @@ class Head:
         """Where each section begins, from the record's begin."""
         return list(accumulate(self.info.sections[:-1], initial=len(self.raw)))
 
-    def check_section(self, index: int, data: memoryview) -> memoryview:
-        """`data` if it is section `index` as it was written; raises ChunkCorruptError."""
-        is_whole = len(data) == self.info.sections[index]
-        if not is_whole or zlib.crc32(data) != self.checksums[index]:
-            raise ChunkCorruptError(f"section {index} of chunk {self.info.key.hex()} is damaged")
-        return data
+    def check_run(self, first: int, count: int, data: memoryview) -> memoryview:
+        """`data` if it is `count` sections from `first` on, as they were written.
+
+        Raises ChunkCorruptError.
+        """
+        last = first + count - 1
+        before = self.checksums[first - 1] if first else 0
+        if (
+            len(data) == sum(self.info.sections[first : last + 1])
+            and zlib.crc32(data, before) == self.checksums[last]
+        ):
+            return data
+        raise ChunkCorruptError(
+            f"chunk {self.info.key.hex()} is damaged in section {first}"
+            + (f" or after, up to {last}" if count > 1 else "")
+        )
 
 
 def chunk_head(key: ChunkKey, chunk: StoredChunk) -> Head:
-    """The head to write before `chunk.payload`."""
+    """The head to write before `chunk.payload`; raises ValueError for a key that is none."""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
     payload = memoryview(chunk.payload).cast("B")
-    ends = list(accumulate(chunk.sections, initial=0))
-    checksums = tuple(
-        zlib.crc32(payload[start:end]) for start, end in zip(ends, ends[1:], strict=False)
-    )
+    checksums, end, checksum = [], 0, 0
+    for length in chunk.sections:
+        checksum = zlib.crc32(payload[end : end + length], checksum)
+        checksums.append(checksum)
+        end += length
     info = ChunkInfo(key, chunk.bits, chunk.level, chunk.header, chunk.sections)
-    return _encode(Kind.CHUNK, info, checksums)
+    return _encode(Kind.CHUNK, info, tuple(checksums))
 
 
 def reference_head(key: ChunkKey) -> Head:
@@ -102,12 +116,12 @@ def decode_head(raw: bytes) -> Head:
         raise ChunkCorruptError("the head of a record is damaged")
     _, kind, bits, _, level, key, header, sections, payload = _FIXED.unpack_from(raw)
     table = _FIXED_BYTES + header
-    pairs = [_SECTION.unpack_from(raw, table + i * _SECTION.size) for i in range(sections)]
-    lengths = tuple(length for length, _ in pairs)
+    numbers = struct.unpack_from(f"<{2 * sections}I", raw, table)
+    lengths = numbers[0::2]
     if sum(lengths) != payload:
         raise ChunkCorruptError("the sections of a record do not add up")
     info = ChunkInfo(key, bits, level, raw[_FIXED_BYTES:table], lengths)
-    return Head(Kind(kind), info, tuple(crc for _, crc in pairs), raw)
+    return Head(Kind(kind), info, numbers[1::2], raw)
 
 
 def _encode(kind: Kind, info: ChunkInfo, checksums: tuple[int, ...]) -> Head:

@@ -29,10 +29,29 @@ _MIN_DEAD_BYTES = 1 << 20
 
 
 def open_shelf(folder: Path) -> "Shelf":
-    """What is in `folder`, whatever state it is in."""
+    """What is in `folder`, whatever state it is in. Raises nothing."""
+    try:
+        return _open(folder)
+    except sqlite3.Error as error:
+        logger.warning("making the index of stored KV again: %s", error)
+    with suppress(OSError):
+        remove_index(folder)
+    try:
+        return _open(folder)
+    except sqlite3.Error as error:
+        logger.warning("KV cannot be stored in %s: %s", folder, error)
+        return Shelf(Index.in_memory(), Packs(folder))
+
+
+def _open(folder: Path) -> "Shelf":
     shelf = Shelf(_open_index(folder), Packs(folder))
-    with suppress(FileNotFoundError):
+    try:
         shelf.reconcile()
+    except OSError as error:
+        logger.warning("stored KV in %s cannot be read: %s", folder, error)
+    except sqlite3.Error:
+        shelf.close()
+        raise
     return shelf
 
 
@@ -65,7 +84,7 @@ class Shelf:
     def __init__(self, index: Index, packs: Packs) -> None:
         self.index = index
         self.packs = packs
-        self.pack_bytes = index.pack_bytes()
+        self.pack_bytes = 0
 
     def reconcile(self) -> None:
         """Bring the index to what the packs hold, by their sizes, and cut off torn ends."""
@@ -76,7 +95,7 @@ class Shelf:
                 self.index.remove_pack(context_id)
             for context_id, size in sizes.items():
                 if size != known.get(context_id):
-                    self.rescan(context_id)
+                    self._rescan_or_forget(context_id)
         self.pack_bytes = self.index.pack_bytes()
 
     def rescan(self, context_id: ContextId) -> None:
@@ -110,10 +129,11 @@ class Shelf:
 
     def refer(self, context_id: ContextId, key: ChunkKey) -> None:
         """Let a context refer to a chunk that is stored."""
+        if self.index.refers(context_id, key):
+            return
         with self._change():
-            self.index.set_pack(context_id, self.index.length(context_id), time.time())
-            if self.index.refer(context_id, key):
-                self._append(context_id, [reference_head(key).raw])
+            self._append(context_id, [reference_head(key).raw])
+            self.index.refer(context_id, key)
 
     def release(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> None:
         """End references; packs that are mostly dead then are rewritten."""
@@ -126,12 +146,16 @@ class Shelf:
                 self.index.unrefer(context_id, key)
         for owner in owners:
             live = self.index.live_bytes(owner)
-            if self.index.length(owner) - live > max(_MIN_DEAD_BYTES, live):
+            if self.dead_bytes(owner) > max(_MIN_DEAD_BYTES, live):
                 self.compact(owner)
 
     def touch(self, context_id: ContextId) -> None:
         """Count a use of what a context refers to."""
         self.index.touch(context_id, time.time())
+
+    def dead_bytes(self, context_id: ContextId) -> int:
+        """What of a pack is not a chunk in use."""
+        return self.index.length(context_id) - self.index.live_bytes(context_id)
 
     def drop(self, context_id: ContextId) -> None:
         """Delete a pack; chunks that other contexts refer to move to the pack of one of them."""
@@ -202,6 +226,14 @@ class Shelf:
         except FileNotFoundError:
             self.index.remove_pack(context_id)
         self.pack_bytes += self.index.length(context_id) - length
+
+    def _rescan_or_forget(self, context_id: ContextId) -> None:
+        """A pack that cannot be read does not keep others from being found."""
+        try:
+            self.rescan(context_id)
+        except OSError as error:
+            logger.warning("the KV of context %s cannot be read: %s", context_id, error)
+            self.index.remove_pack(context_id)
 
     def _index_record(self, context_id: ContextId, start: int, head: Head) -> None:
         key = head.info.key

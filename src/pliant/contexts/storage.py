@@ -11,11 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from pliant.errors import RequestError
 
-_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B/s")
+_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G|Ki|Mi|Gi)?B/s")
 _LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s)")
-_SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
+_SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _MAX_LATENCY_S = 10.0
 
@@ -63,7 +65,7 @@ class Disk:
     """The machine's own storage, as fast as it is."""
 
     def read(self, file: int, offset: int, nbytes: int) -> memoryview:
-        buffer = memoryview(bytearray(nbytes))
+        buffer = np.empty(nbytes, np.uint8).data  # Not zeroed first, as a bytearray is.
         done = 0
         while done < nbytes:
             count = os.preadv(file, [buffer[done:]], offset + done)

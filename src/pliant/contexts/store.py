@@ -17,11 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from pliant.contexts.audit import StoreReport, verify_shelf
+from pliant.contexts.audit import StoreReport, pack_problems
 from pliant.contexts.chunks import ChunkInfo, StoredChunk, StoredSections
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.index import Counts, Place
 from pliant.contexts.journal import ContextId
+from pliant.contexts.packs import OpenFile
 from pliant.contexts.reading import Located, Outcome, read_located
 from pliant.contexts.records import Head, chunk_head
 from pliant.contexts.shelf import open_shelf, remove_index
@@ -31,6 +32,7 @@ from pliant.errors import ChunkCorruptError, ChunkMissingError
 
 logger = logging.getLogger(__name__)
 
+KV_FOLDER = "kv"
 DEFAULT_QUOTA_BYTES = 4 << 30
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,19 +57,20 @@ class Store:
         quota_bytes: int = DEFAULT_QUOTA_BYTES,
         device: Device | None = None,
     ) -> None:
-        """Open or begin the store in `folder`; `device` is how chunks are read.
+        """Open or begin the store in the folder `kv` of `folder`; `device` is how chunks are read.
 
         Torn ends of packs, left by a crash, are cut off. Never raises for what it finds: what
         cannot be used is forgotten, with a warning; where nothing can be written, put stores
         nothing.
         """
-        self._folder = folder
+        self._folder = folder / KV_FOLDER
         self._device = device or Disk()
         self._quota_bytes = quota_bytes
         self._counters = Counters()
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
-        self._shelf = open_shelf(folder)
+        self._shelf = open_shelf(self._folder)
+        self._attempt("the quota was not kept", lambda: self._free(self._excess(0), None))
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
         """Keep `chunk` for a context; whether it is kept now.
@@ -178,9 +181,22 @@ class Store:
         return bool(self._attempt("KV was not synced", work))
 
     def verify(self) -> StoreReport:
-        """Read every chunk and compare it with its checksums. Changes nothing."""
-        with self._lock:
-            return verify_shelf(self._shelf)
+        """Read every chunk and compare it with its checksums. Changes nothing.
+
+        Others wait for one context at a time.
+        """
+        try:
+            with self._lock:
+                counts, contexts = self._shelf.index.counts(), self._shelf.index.lengths()
+            problems: list[str] = []
+            for context_id in sorted(contexts):
+                with self._lock:
+                    problems += pack_problems(self._shelf, context_id)
+        except sqlite3.Error as error:
+            return StoreReport(0, 0, 0, (f"the index of stored KV cannot be read: {error}",))
+        return StoreReport(
+            counts.num_contexts, counts.num_chunks, counts.live_bytes, tuple(problems)
+        )
 
     def stat(self) -> StoreStats:
         counts = self._attempt("KV was not counted", lambda: self._shelf.index.counts())
@@ -242,8 +258,8 @@ class Store:
 
     def _add(self, context_id: ContextId, head: Head, chunk: StoredChunk) -> None:
         """Append a chunk, making room for it first, or when the disk turns out to be full."""
-        excess = self._shelf.pack_bytes + head.nbytes - self._quota_bytes
-        if head.nbytes > self._quota_bytes or (excess > 0 and not self._free(excess, context_id)):
+        excess = self._excess(head.nbytes)
+        if head.nbytes > self._quota_bytes or not self._free(excess, context_id):
             raise OSError(errno.EDQUOT, f"the quota of {self._quota_bytes} bytes is used up")
         try:
             self._shelf.add(context_id, head, chunk.payload)
@@ -251,6 +267,10 @@ class Store:
             if not _is_full(error) or not self._free(head.nbytes, context_id):
                 raise
             self._shelf.add(context_id, head, chunk.payload)
+
+    def _excess(self, nbytes: int) -> int:
+        """By how much so many further bytes would be over the quota; negative for room left."""
+        return self._shelf.pack_bytes + nbytes - self._quota_bytes
 
     def _free(self, nbytes: int, but: ContextId | None) -> bool:
         """Drop the KV of contexts, oldest first, until `nbytes` are free; whether they are."""
@@ -261,7 +281,8 @@ class Store:
                 break
             self._shelf.drop(oldest)
             self._counters.evicted_contexts += 1
-        if self._shelf.pack_bytes > goal and but is not None:
+        missing = self._shelf.pack_bytes - goal
+        if missing > 0 and but is not None and self._shelf.dead_bytes(but) > missing:
             self._shelf.compact(but)
         return self._shelf.pack_bytes <= goal
 
@@ -272,7 +293,7 @@ class Store:
             place = self._shelf.index.find(key)
             if place is None:
                 return ChunkMissingError(f"chunk {key.hex()} is not stored")
-            file = self._shelf.packs.open(place.context_id)
+            file = self._open_pack(place.context_id)
         except ChunkCorruptError as error:
             return error
         except (OSError, sqlite3.Error) as error:
@@ -283,6 +304,13 @@ class Store:
         if not all(0 <= index < count for index in indices):
             raise IndexError(f"sections {indices} of a chunk that has {count}")
         return Located(file, place.start, place.head, indices)
+
+    def _open_pack(self, context_id: ContextId) -> OpenFile:
+        try:
+            return self._shelf.packs.open(context_id)
+        except FileNotFoundError:
+            self._shelf.take_stock(context_id)
+            raise
 
     def _count_read(self, key: ChunkKey, item: Located | Exception, result: Outcome) -> None:
         """A damaged chunk is forgotten, unless it was stored again meanwhile."""
