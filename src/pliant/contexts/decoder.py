@@ -39,7 +39,8 @@ class Sections:
 class _Shape(NamedTuple):
     """What a graph fixes. `chunks` follow each other within a head."""
 
-    type: GgmlType
+    key_type: GgmlType
+    value_type: GgmlType
     heads: int
     chunks: int
     tokens: int
@@ -57,25 +58,24 @@ class _Graph:
         self._used = 0
         self._c = Context(max_tensors=_NODES, graph_size=_NODES)
         self.address = self._c.new_graph(_NODES)
-        planes = (head_dim * shape.tokens, shape.planes)
+        plane = (head_dim * shape.tokens, shape.planes)
         self._numbers = self._input(GgmlType.I32, shape.planes)
         self._rows = self._input(GgmlType.I64, shape.chunks * shape.tokens)
         self._centres, self._scales = (
             self._input(GgmlType.F32, head_dim, 1, shape.planes) for _ in range(2)
         )
-        self._keys, self._values = (self._input(shape.type, *planes) for _ in range(2))
+        self._keys = self._input(shape.key_type, *plane)
+        self._values = self._input(shape.value_type, *plane)
         keys = self._c.get_rows(self._keys, self._numbers)
         keys = self._c.reshape(keys, head_dim, shape.tokens, shape.planes)
         keys = self._c.add(self._c.mul(keys, self._scales), self._centres)
         values = self._c.get_rows(self._values, self._numbers)
         self._shape = shape
-        self._targets = [
-            self._store(kv, plane, shape.heads, head_dim) for plane in (keys, values)
-        ]
+        self._targets = [self._store(kv, plane, shape.heads, head_dim) for plane in (keys, values)]
 
     def fill(self, batch: Sequence[Sections], format_: ChunkFormat) -> None:
         shape, side = self._shape, format_.side_bytes
-        stop = side + format_.plane_bytes
+        stop = side + format_.key_bytes
         data = np.stack([sections.data for sections in batch], axis=1)
         self._array(self._keys)[:] = data[..., side:stop].reshape(-1)
         self._array(self._values)[:] = data[..., stop:].reshape(-1)
@@ -149,7 +149,8 @@ class LayerDecoder:
             count = min(most, 1 << (len(remaining).bit_length() - 1))
             batch, remaining = remaining[:count], remaining[count:]
             heads = len(batch[0].data)
-            graph = self._get(_Shape(format_.block_type, heads, count, format_.num_tokens))
+            types = format_.key_type, format_.value_type
+            graph = self._get(_Shape(*types, heads, count, format_.num_tokens))
             graph.fill(batch, format_)
             graph.use_layer(self._kv.keys[layer], self._kv.values[layer])
             self._backend.compute(graph.address)
@@ -187,7 +188,11 @@ class LayerDecoder:
 def _staging_bytes(num_kv_heads: int, head_dim: int) -> int:
     """Enough for the inputs of any batch: rows of small chunks take the most."""
     planes = num_kv_heads * BATCH_TOKENS
-    blocks = max(row_size(type_, head_dim * 256) for type_ in BLOCK_TYPES.values()) // 256 + 1
+    blocks = (
+        max(row_size(type_, head_dim * 256) for types in BLOCK_TYPES.values() for type_ in types)
+        // 256
+        + 1
+    )
     return planes * (4 + 8 + 2 * 4 * head_dim + 2 * blocks) + 16 * ALIGNMENT
 
 

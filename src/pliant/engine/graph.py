@@ -140,9 +140,7 @@ class Builder:
             sliding_masks=masks if sliding is None else _mask_views(context, sliding, spans),
             factors=None if factors is None else model.weights.tensor(factors),
         )
-        self.attention = attention(
-            context, graph, self._a, self._projector, model.kv, spans, batch
-        )
+        self.attention = attention(context, graph, self._a, self._projector, model.kv, spans, batch)
         self.cached = self.attention.cached
 
     def build(self, plan: Plan) -> Tensor | None:
