@@ -76,9 +76,9 @@ def attention_received(
         builder.build(size.plan)
         assert attention.received is not None
         bind().build_forward_expand(graph, attention.received.address)
+        allocator.allocate(graph)
         for view, cache in builder.cached[0]:
             view.point_to(cache + first_row * model.kv.row_bytes)
-        allocator.allocate(graph)
         backend.compute(graph)
         received: NDArray[np.float32] = attention.received.numpy().reshape(-1) / layers
         return received

@@ -1,0 +1,117 @@
+"""Attention that positions receive, against transformers' eager attention weights."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pliant.bundle import LayerPlan, Level, Plan, open_bundle
+from pliant.elastify.export import write_gguf
+from pliant.elastify.source import read_config
+from pliant.elastify.submodel import slice_model
+from pliant.elastify.vocabulary import read_vocabulary
+from pliant.engine.engine import Engine
+from pliant.engine.options import EngineOptions
+from pliant.engine.span import Span
+from pliant.errors import ContextOverflowError, PlanError, RequestError
+from support.adapters import add_adapters
+from support.tiny_bundle import make_tiny_bundle
+from support.tiny_hf import WINDOW, make_folder, make_model
+
+TOKENS = np.random.default_rng(5).integers(6, 300, 50).tolist()
+LAST = 12
+# The cache and ggml's products with it are f16.
+TOLERANCE = 2e-4
+
+
+def export(folder: Path, kind: str) -> Path:
+    make_folder(folder, kind)
+    vocabulary = read_vocabulary(folder, read_config(folder).vocab_size)
+    write_gguf(make_model(kind), vocabulary, folder / "model.gguf", "F16", "tiny")
+    return folder / "model.gguf"
+
+
+def opened(path: Path) -> closing[Engine]:
+    return closing(Engine(open_bundle(path), EngineOptions(threads=1)))
+
+
+def expected_attention(kind: str, plan: Plan) -> np.ndarray:
+    """Mean over layers, heads and the last queries of transformers' attention weights."""
+    torch.set_num_threads(1)
+    model = make_model(kind)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        small = slice_model(model, plan)
+        found = small(torch.tensor([TOKENS]), output_attentions=True, use_cache=False).attentions
+    return torch.stack([layer[0, :, -LAST:].mean((0, 1)) for layer in found]).mean(0).numpy()
+
+
+def probe(engine: Engine, size: Plan | Level, slot: int = 1, last: int = LAST) -> np.ndarray:
+    engine.forward(size, [Span(slot, TOKENS, 0, "none")])
+    start = len(TOKENS) - last
+    return engine.attention_received(size, Span(slot, TOKENS[start:], start))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("is_full", [True, False])
+def test_equals_transformers(tmp_path: Path, kind: str, is_full: bool) -> None:
+    """Grouped heads, windows, soft caps, norms; the full model and one with some of its heads."""
+    with opened(export(tmp_path, kind)) as engine:
+        plan = Plan.full(engine.architecture)
+        if not is_full:
+            sizes = (LayerPlan(2, 2, 64), LayerPlan(3, 1, 128), LayerPlan(1, 2, 32))
+            plan = Plan(tuple(sizes[i % 3] for i in range(len(plan.layers))))
+        found = probe(engine, plan)
+    np.testing.assert_allclose(found, expected_attention(kind, plan), atol=TOLERANCE)
+    assert found.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_windows_hide_what_lies_before_them(tmp_path: Path) -> None:
+    with opened(export(tmp_path, "gemma2")) as engine:
+        windowed = Plan((LayerPlan(4, 2, 128), *(LayerPlan(0, 0, 128),) * 2))
+        assert engine.architecture.is_sliding(0)
+        found = probe(engine, windowed, last=1)
+    assert not found[: len(TOKENS) - WINDOW].any()
+    assert found[len(TOKENS) - WINDOW :].all()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory):
+    bundle = add_adapters(make_tiny_bundle(tmp_path_factory.mktemp("probe") / "tiny", heads=8))
+    engine = Engine(bundle, EngineOptions(threads=1, slots=2))
+    yield engine
+    engine.close()
+
+
+def test_adapters_count(engine: Engine) -> None:
+    """A level's own queries are asked, not those of its bare plan."""
+    level = engine.bundle.levels[0]
+    with_adapter = probe(engine, level)
+    bare_queries = engine.attention_received(level.plan, Span(1, TOKENS[-LAST:], 50 - LAST))
+    assert np.abs(with_adapter - bare_queries).max() > 10 * TOLERANCE
+
+
+def test_nothing_is_written_and_steps_go_on(engine: Engine) -> None:
+    level = engine.bundle.levels[-1]
+    engine.forward(level, [Span(0, TOKENS, 0)])
+    engine.forward(level, [Span(0, [7], 50)])
+    expected = engine.forward(level, [Span(0, [8], 51)]).copy()
+    engine.forward(level, [Span(0, TOKENS, 0)])
+    engine.forward(level, [Span(0, [7], 50)])
+    before = engine.kv.rows.copy()
+    engine.attention_received(level, Span(0, TOKENS[-LAST:], 50 - LAST))
+    assert np.array_equal(engine.kv.rows, before)
+    assert np.array_equal(engine.forward(level, [Span(0, [8], 51)]), expected)
+
+
+def test_refuses_what_it_cannot_measure(engine: Engine) -> None:
+    plan = Plan((LayerPlan(0, 0, 32),) * 2)
+    with pytest.raises(PlanError, match="no attention"):
+        engine.attention_received(plan, Span(0, TOKENS, 0))
+    full = engine.bundle.levels[-1]
+    with pytest.raises(ContextOverflowError):
+        engine.attention_received(full, Span(0, TOKENS, 256))
+    with pytest.raises(RequestError, match="slot is 2"):
+        engine.attention_received(full, Span(2, TOKENS, 0))
