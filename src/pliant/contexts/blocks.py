@@ -73,12 +73,13 @@ def _fit(x: _Floats, kind: _Affine) -> tuple[_Floats, _Floats]:
     q = _round(x, half * np.float32(2 / kind.levels), low, kind.levels)
     n, sum_q, sum_x = kind.group, q.sum(axis=-1), x.sum(axis=-1)
     sum_qq, sum_qx = (np.einsum("...i,...i", q, y) for y in (q, x))
-    slope = (n * sum_qx - sum_q * sum_x) / np.maximum(n * sum_qq - sum_q * sum_q, _TINY)
+    spread = n * sum_qq - sum_q * sum_q  # exact: whole numbers
+    slope = (n * sum_qx - sum_q * sum_x) / np.maximum(spread, 1)
+    slope = np.where(spread > 0, slope, 0)
     offset = (sum_x - slope * sum_q) / n
     # A low below 0 cannot be stored: then the line goes through the origin.
-    through_origin = sum_qx / np.maximum(sum_qq, _TINY)
-    slope = np.maximum(np.where(offset > 0, through_origin, slope), 0)
-    return slope, np.maximum(-offset, 0)
+    slope = np.where(offset > 0, sum_qx / np.maximum(sum_qq, 1), slope)
+    return np.maximum(slope, 0), np.maximum(-offset, 0)
 
 
 def _round(x: _Floats, scale: _Floats, low: _Floats, levels: int) -> _Floats:
