@@ -20,7 +20,7 @@ from support.tiny_gguf import make_tiny_gguf
 
 LAYERS, HEADS, CONTEXT = 3, 4, 512
 # Relative RMS error of keys and values.
-MOST_ERROR = {16: (0.0, 0.0), 8: (0.01, 0.01), 4: (0.09, 0.09), 2: (0.18, 0.32)}
+MOST_ERROR = {16: (0.0, 0.0), 8: (0.01, 0.01), 4: (0.09, 0.1), 2: (0.18, 0.32)}
 KINDS = [(64, "f16"), (128, "f16"), (32, "q8_0"), (80, "f16"), (64, "q8_0")]
 
 
@@ -179,7 +179,7 @@ def test_sizes_are_those_of_the_format(case: Case, bits: int) -> None:
     assert len(chunk.payload) == (HEADS + 1) * chunk.format.section_bytes
     per_value = 8 * len(chunk.payload) / (2 * (HEADS + 1) * 64 * case.head_dim)
     assert chunk.format.bits_per_value == pytest.approx(per_value)
-    expected = {16: 16 if case.engine.options.kv_type == "f16" else 8.5, 8: 8.625, 4: 4.625}
+    expected = {16: 16 if case.engine.options.kv_type == "f16" else 8.5, 8: 8.625, 4: 4.5}
     assert per_value == pytest.approx(expected.get(bits, 3.156), abs=1e-3)
 
 

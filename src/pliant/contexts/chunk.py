@@ -21,7 +21,7 @@ BITS = (LOSSLESS, 8, 4, 2)
 # costs an answer about five times what noise in values does, so the least bits are for values.
 BLOCK_TYPES = {
     8: (GgmlType.Q8_0, GgmlType.Q8_0),
-    4: (GgmlType.Q4_K, GgmlType.Q4_K),
+    4: (GgmlType.Q4_K, GgmlType.IQ4_XS),
     2: (GgmlType.Q3_K, GgmlType.Q2_K),
 }
 CACHE_TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
