@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from _requests import APPS, TOP_LEVEL, Scene, make_scene
-from pliant.contexts.bits import Candidate, assign_bits
+from pliant.contexts.bits import Candidate, Spent, assign_bits
 from pliant.contexts.chunk import LOSSLESS, ChunkFormat
 from pliant.contexts.codec import ChunkCodec
 from pliant.contexts.density import attention_received, chunk_densities
@@ -81,6 +81,7 @@ class Quality:
         self._engine, self._codec, self._tokens = model.engine, codec, chunk_tokens
         self._level = model.levels[-1]
         self._heads = [layer.kv_heads for layer in self._level.plan.layers]
+        self._spent: dict[str, Spent] = {}
         self.formats: dict[int, ChunkFormat] = {
             bits: codec.format(self._heads, chunk_tokens, bits) for bits in (LOSSLESS, 8, 4, 2)
         }
@@ -95,7 +96,7 @@ class Quality:
             reference = None
             known: dict[Any, tuple[bool, np.ndarray]] = {}
             for name, format_ in formats.items():
-                key, size, restore = self._plan(format_, densities, number)
+                key, size, restore = self._plan(name, format_, densities, number)
                 if key not in known:
                     restore()
                     known[key] = self._answer(case, len(densities) * self._tokens)
@@ -108,7 +109,7 @@ class Quality:
         return found
 
     def _plan(
-        self, format_: Any, densities: list[float], seed: int
+        self, name: str, format_: Any, densities: list[float], seed: int
     ) -> tuple[Any, float, Callable[[], None]]:
         """What tells results apart, bits per value, and what puts the chunks into RESTORED."""
         if isinstance(format_, tuple) and isinstance(format_[0], GgmlType):
@@ -118,16 +119,22 @@ class Quality:
             kind, average = format_
             if kind == "shuffled":
                 densities = random.Random(seed).sample(densities, len(densities))
-            chosen = self.assign(densities, average)
+            chosen = self._assign(name, densities, average)
         else:
             chosen = [format_] * len(densities)
         bits = mean(self.formats[b].bits_per_value for b in chosen)
         return tuple(chosen), bits, lambda: self._restore(chosen)
 
-    def assign(self, densities: Sequence[float], average: float) -> list[int]:
+    def _assign(self, name: str, densities: Sequence[float], average: float) -> list[int]:
+        """Under one average of all cases so far: they share a pool."""
         sizes = {bits: self.formats[bits].nbytes for bits in (8, 4, 2)}
         values = self.formats[LOSSLESS].num_values
-        return assign_bits([Candidate(d, values, sizes) for d in densities], average)
+        spent = self._spent.get(name, Spent())
+        bits = assign_bits([Candidate(d, values, sizes) for d in densities], average, spent)
+        self._spent[name] = Spent(
+            spent.num_values + len(bits) * values, spent.nbytes + sum(sizes[b] for b in bits)
+        )
+        return bits
 
     def _densities(self, case: Case) -> list[float]:
         tokens = case.tokens[: case.stored]

@@ -45,9 +45,8 @@ def quality(report: Report, arguments: Namespace) -> None:
         for chunk_tokens in (CHUNK_TOKENS,) if report.quick else CHUNK_SIZES:
             cases = make_cases(model, arguments.rows, CHUNK_TOKENS, arguments.seed)
             runner = Quality(model, codec, chunk_tokens)
-            static = runner.formats[4].bits_per_value
             formats = {str(bits): bits for bits in BITS}
-            for average in (DEFAULT_AVERAGE_BITS, static, 4.0, 3.5):
+            for average in (6.0, DEFAULT_AVERAGE_BITS, 4.0, 3.5):
                 formats[f"mixed {average:g}"] = ("mixed", average)
                 formats[f"shuffled {average:g}"] = ("shuffled", average)
             formats["rows in Q4_K"] = Q4

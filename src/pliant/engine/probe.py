@@ -79,5 +79,5 @@ def attention_power(
         for view, cache in builder.cached[0]:
             view.point_to(cache + first_row * model.kv.row_bytes)
         backend.compute(graph)
-        power: NDArray[np.float32] = attention.power.numpy().reshape(-1) / layers
-        return power
+        total: NDArray[np.float32] = attention.power.numpy().reshape(-1)
+        return total / np.float32(layers)
