@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 
@@ -143,7 +144,7 @@ def claim_speed(report: Report) -> None:
     report.at_most("decoding 4 bits against computing the same tokens", 0.05, share)
 
 
-def timed(work) -> float:  # type: ignore[no-untyped-def]
+def timed(work: Callable[[], object]) -> float:
     """Seconds, the median of five rounds after one."""
     work()
     times = []
