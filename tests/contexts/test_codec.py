@@ -163,6 +163,20 @@ def test_many_chunks_at_once_are_the_same_as_one_by_one(case: Case) -> None:
     assert np.array_equal(rows, expected)
 
 
+def test_the_largest_batches_fit(case: Case) -> None:
+    """Many small chunks, and one as large as there is room for."""
+    heads = (HEADS,) * LAYERS
+    for num_tokens in (16, CONTEXT):
+        for bits in BITS:
+            starts = range(0, CONTEXT, num_tokens)
+            chunks = [(s, case.codec.encode(0, s, num_tokens, heads, bits)) for s in starts]
+            case.blank()
+            case.codec.decode(1, chunks * 3, range(LAYERS), heads)
+            error = np.abs(case.read(0) - case.read(1))[1::2].mean()
+            assert error < 0.3
+    assert case.codec.nbytes < 8 << 20
+
+
 def test_a_smaller_level_takes_its_heads_and_layers_only(case: Case) -> None:
     chunk = case.codec.encode(0, 0, 64, (HEADS,) * LAYERS, 4)
     case.blank()
@@ -221,6 +235,8 @@ def test_refuses_what_cannot_be_encoded(case: Case) -> None:
             case.codec.encode(0, 0, 64, heads, bits)
     with pytest.raises(ChunkError, match="blocks"):
         case.codec.encode(0, 0, 9, heads, 4)
+    with pytest.raises(ChunkError, match="1024"):
+        case.codec.format(heads, 2048, 4)
     with pytest.raises(ChunkError, match="layers"):
         case.codec.encode(0, 0, 64, (1,), 4)
     with pytest.raises(ChunkError, match="KV heads"):

@@ -15,6 +15,7 @@ from pliant.errors import ChunkError
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
 LOSSLESS = 16
+MAX_TOKENS = 1024
 BITS = (LOSSLESS, 8, 4, 2)
 
 # Keys and values are ggml blocks over a head's tokens, one token behind the other. Noise in keys
@@ -52,7 +53,9 @@ class ChunkFormat:
             raise ChunkError(f"a chunk has 0 or more KV heads per layer, not {self.kv_heads}")
         values = self.head_dim if self.bits == LOSSLESS else self.num_tokens * self.head_dim
         block = max(TYPE_SIZES[type_].block for type_ in (self.key_type, self.value_type))
-        if self.num_tokens < 1 or self.head_dim < 1 or values % block:
+        if not 1 <= self.num_tokens <= MAX_TOKENS:
+            raise ChunkError(f"a chunk has 1 to {MAX_TOKENS} tokens, not {self.num_tokens}")
+        if self.head_dim < 1 or values % block:
             raise ChunkError(
                 f"{self.num_tokens} tokens of head size {self.head_dim} are not whole blocks of "
                 f"{block}: {self.bits} bits need another number of tokens"

@@ -1,6 +1,6 @@
 """Compressed sections of one layer into a slot's cache, by a small ggml graph.
 
-All heads of up to `BATCH_TOKENS` tokens of several chunks go through one graph: ggml's decoders,
+All heads of up to MAX_TOKENS tokens of several chunks go through one graph: ggml's decoders,
 keys back to their channels' centres and scales, and the cache's own rounding to its type.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.contexts.chunk import BLOCK_TYPES, SIDE_BYTES, ChunkFormat
+from pliant.contexts.chunk import BLOCK_TYPES, MAX_TOKENS, SIDE_BYTES, ChunkFormat
 from pliant.contexts.planes import read_channels
 from pliant.engine.kv import KvCache
 from pliant.ggml.backend import Backend, GraphAllocator
@@ -22,7 +22,7 @@ from pliant.ggml.memory import ALIGNMENT, Buffer
 from pliant.ggml.tensor import Tensor, bytes_at
 from pliant.ggml.types import GgmlType, row_size
 
-BATCH_TOKENS = 1024
+_MAX_CHUNKS = 64
 _MAX_GRAPHS = 32
 _NODES = 32
 
@@ -144,7 +144,7 @@ class LayerDecoder:
     def decode(self, layer: int, format_: ChunkFormat, sections: Sequence[Sections]) -> None:
         """Write sections, all of one format and number of heads, into layer `layer`."""
         remaining = list(sections)
-        most = max(1, BATCH_TOKENS // format_.num_tokens)
+        most = min(_MAX_CHUNKS, MAX_TOKENS // format_.num_tokens)
         while remaining:
             count = min(most, 1 << (len(remaining).bit_length() - 1))
             batch, remaining = remaining[:count], remaining[count:]
@@ -186,14 +186,12 @@ class LayerDecoder:
 
 
 def _staging_bytes(num_kv_heads: int, head_dim: int) -> int:
-    """Enough for the inputs of any batch: rows of small chunks take the most."""
-    planes = num_kv_heads * BATCH_TOKENS
-    blocks = (
-        max(row_size(type_, head_dim * 256) for types in BLOCK_TYPES.values() for type_ in types)
-        // 256
-        + 1
-    )
-    return planes * (4 + 8 + 2 * 4 * head_dim + 2 * blocks) + 16 * ALIGNMENT
+    """Enough for the inputs of any batch."""
+    types = {type_ for pair in BLOCK_TYPES.values() for type_ in pair}
+    token_bytes = 2 * max(row_size(type_, 256 * head_dim) for type_ in types) // 256
+    planes = num_kv_heads * _MAX_CHUNKS
+    described = planes * (4 + 2 * 4 * head_dim)
+    return described + MAX_TOKENS * (num_kv_heads * token_bytes + 8) + 16 * ALIGNMENT
 
 
 def _aligned(nbytes: int) -> int:
