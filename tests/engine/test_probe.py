@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.bundle import LayerPlan, Level, Plan, open_bundle
+from pliant.bundle import LayerPlan, Level, Plan, open_bundle, with_adapter, write_bundle
 from pliant.elastify.export import write_gguf
 from pliant.elastify.source import read_config
 from pliant.elastify.submodel import slice_model
@@ -16,7 +16,7 @@ from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
 from pliant.errors import ContextOverflowError, PlanError, RequestError
-from support.adapters import add_adapters
+from support.adapters import make_adapter
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_hf import WINDOW, make_folder, make_model
 
@@ -24,6 +24,15 @@ TOKENS = np.random.default_rng(5).integers(6, 300, 50).tolist()
 LAST = 12
 # The cache and ggml's products with it are f16.
 TOLERANCE = 2e-4
+PARTS = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 
 
 def export(folder: Path, kind: str) -> Path:
@@ -37,14 +46,12 @@ def opened(path: Path) -> closing[Engine]:
     return closing(Engine(open_bundle(path), EngineOptions(threads=1)))
 
 
-def expected_attention(kind: str, plan: Plan) -> np.ndarray:
+def mean_squares(model) -> np.ndarray:
     """Mean over layers, heads and the last queries of transformers' squared attention weights."""
     torch.set_num_threads(1)
-    model = make_model(kind)
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        small = slice_model(model, plan)
-        found = small(torch.tensor([TOKENS]), output_attentions=True, use_cache=False).attentions
+        found = model(torch.tensor([TOKENS]), output_attentions=True, use_cache=False).attentions
     squares = [(layer[0, :, -LAST:] ** 2).mean((0, 1)) for layer in found]
     return torch.stack(squares).mean(0).numpy()
 
@@ -65,7 +72,9 @@ def test_equals_transformers(tmp_path: Path, kind: str, is_full: bool) -> None:
             sizes = (LayerPlan(2, 2, 64), LayerPlan(3, 1, 128), LayerPlan(1, 2, 32))
             plan = Plan(tuple(sizes[i % 3] for i in range(len(plan.layers))))
         found = probe(engine, plan)
-    np.testing.assert_allclose(found, expected_attention(kind, plan), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        found, mean_squares(slice_model(make_model(kind), plan)), atol=TOLERANCE
+    )
     assert 1 / len(TOKENS) < found.sum() < 1
 
 
@@ -80,18 +89,37 @@ def test_windows_hide_what_lies_before_them(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory):
-    bundle = add_adapters(make_tiny_bundle(tmp_path_factory.mktemp("probe") / "tiny", heads=8))
+    bundle = make_tiny_bundle(tmp_path_factory.mktemp("probe") / "tiny", heads=8)
     engine = Engine(bundle, EngineOptions(threads=1, slots=2))
     yield engine
     engine.close()
 
 
-def test_adapters_count(engine: Engine) -> None:
-    """A level's own queries are asked, not those of its bare plan."""
-    level = engine.bundle.levels[0]
-    with_adapter = probe(engine, level)
-    bare_queries = engine.attention_power(level.plan, Span(1, TOKENS[-LAST:], 50 - LAST))
-    assert np.abs(with_adapter - bare_queries).max() > 10 * TOLERANCE
+def test_adapters_count(tmp_path: Path) -> None:
+    """A level's own queries are asked: transformers with the adapter added to its weights."""
+    kind = "qwen2"
+    path = export(tmp_path, kind)
+    a = open_bundle(path).architecture
+    plan = Plan((LayerPlan(2, 2, 64), LayerPlan(3, 1, 128), LayerPlan(1, 2, 32)))
+    adapter = make_adapter(tmp_path / "a.gguf", a, plan, rank=4)
+    level = with_adapter(a, Level(0.5, plan, 0.0), "a.gguf", adapter)
+    levels = [level, Level(1.0, Plan.full(a), 1.0)]
+    files = {"a.gguf": tmp_path / "a.gguf"}
+    bundle = write_bundle(tmp_path / "b", path, levels, {}, files)
+    model = make_model(kind)
+    with torch.no_grad():
+        small = slice_model(model, plan)
+        for name in adapter.names:
+            _, index, part, _ = name.split(".")
+            factor_a, factor_b = adapter.factors(name)
+            weight = small.model.layers[int(index)].get_submodule(PARTS[part]).weight
+            weight += torch.from_numpy(adapter.scale * (factor_b @ factor_a))
+    with closing(Engine(bundle, EngineOptions(threads=1))) as engine:
+        found = probe(engine, level)
+        bare = probe(engine, level.plan)
+    expected = mean_squares(small)
+    np.testing.assert_allclose(found, expected, atol=5 * TOLERANCE)
+    assert np.abs(bare - expected).max() > 25 * TOLERANCE
 
 
 def test_nothing_is_written_and_steps_go_on(engine: Engine) -> None:
