@@ -15,10 +15,16 @@ from pliant.errors import ChunkError
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
 LOSSLESS = 16
+MAX_TOKENS = 1024
 BITS = (LOSSLESS, 8, 4, 2)
 
-# Compressed keys and values are ggml blocks over a head's tokens, one token behind the other.
-BLOCK_TYPES = {8: GgmlType.Q8_0, 4: GgmlType.Q4_K, 2: GgmlType.Q2_K}
+# Keys and values are ggml blocks over a head's tokens, one token behind the other. Noise in keys
+# costs an answer about five times what noise in values does, so the least bits are for values.
+BLOCK_TYPES = {
+    8: (GgmlType.Q8_0, GgmlType.Q8_0),
+    4: (GgmlType.Q4_K, GgmlType.IQ4_XS),
+    2: (GgmlType.Q3_K, GgmlType.Q2_K),
+}
 CACHE_TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 # Per channel of the keys: its centre and its scale, a byte each.
 SIDE_BYTES = 2
@@ -45,19 +51,23 @@ class ChunkFormat:
             raise ChunkError(f"kv_type is {self.kv_type!r}; it must be f16 or q8_0")
         if not self.kv_heads or min(self.kv_heads) < 0:
             raise ChunkError(f"a chunk has 0 or more KV heads per layer, not {self.kv_heads}")
-        block = TYPE_SIZES[self.block_type].block
         values = self.head_dim if self.bits == LOSSLESS else self.num_tokens * self.head_dim
-        if self.num_tokens < 1 or self.head_dim < 1 or values % block:
+        block = max(TYPE_SIZES[type_].block for type_ in (self.key_type, self.value_type))
+        if not 1 <= self.num_tokens <= MAX_TOKENS:
+            raise ChunkError(f"a chunk has 1 to {MAX_TOKENS} tokens, not {self.num_tokens}")
+        if self.head_dim < 1 or values % block:
             raise ChunkError(
                 f"{self.num_tokens} tokens of head size {self.head_dim} are not whole blocks of "
                 f"{block}: {self.bits} bits need another number of tokens"
             )
 
     @property
-    def block_type(self) -> GgmlType:
-        if self.bits == LOSSLESS:
-            return CACHE_TYPES[self.kv_type]
-        return BLOCK_TYPES[self.bits]
+    def key_type(self) -> GgmlType:
+        return self._types[0]
+
+    @property
+    def value_type(self) -> GgmlType:
+        return self._types[1]
 
     @property
     def side_bytes(self) -> int:
@@ -65,16 +75,14 @@ class ChunkFormat:
         return 0 if self.bits == LOSSLESS else SIDE_BYTES * self.head_dim
 
     @cached_property
-    def plane_bytes(self) -> int:
-        """Of a section: the keys, or the values."""
-        if self.bits == LOSSLESS:
-            return row_size(self.block_type, self.head_dim) * self.num_tokens
-        return row_size(self.block_type, self.head_dim * self.num_tokens)
+    def key_bytes(self) -> int:
+        """Of a section: the keys' blocks."""
+        return self._plane_bytes(self.key_type)
 
     @cached_property
     def section_bytes(self) -> int:
         """Of one KV head in one layer: centres and scales of the keys, keys, values."""
-        return self.side_bytes + 2 * self.plane_bytes
+        return self.side_bytes + self.key_bytes + self._plane_bytes(self.value_type)
 
     @cached_property
     def num_sections(self) -> int:
@@ -110,6 +118,17 @@ class ChunkFormat:
     def byte_range(self, sections: range) -> slice:
         """Where sections that follow each other lie in the payload."""
         return slice(sections.start * self.section_bytes, sections.stop * self.section_bytes)
+
+    @property
+    def _types(self) -> tuple[GgmlType, GgmlType]:
+        if self.bits == LOSSLESS:
+            return CACHE_TYPES[self.kv_type], CACHE_TYPES[self.kv_type]
+        return BLOCK_TYPES[self.bits]
+
+    def _plane_bytes(self, type_: GgmlType) -> int:
+        if self.bits == LOSSLESS:
+            return row_size(type_, self.head_dim) * self.num_tokens
+        return row_size(type_, self.head_dim * self.num_tokens)
 
     @cached_property
     def _first_sections(self) -> tuple[int, ...]:

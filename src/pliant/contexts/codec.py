@@ -39,9 +39,7 @@ class ChunkCodec:
         self._architecture = architecture
         self._kv_type = engine.options.kv_type
         self._lock = threading.Lock()
-        self._decoder = LayerDecoder(
-            engine.kv, architecture.num_kv_heads, architecture.head_dim
-        )
+        self._decoder = LayerDecoder(engine.kv, architecture.num_kv_heads, architecture.head_dim)
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +121,7 @@ class ChunkCodec:
         if format_.bits == LOSSLESS:
             return np.concatenate(planes.reshape(2, heads, -1), axis=1)
         keys, values = self._floats(planes)
-        return encode_sections(keys, values, format_.block_type)
+        return encode_sections(keys, values, format_.key_type, format_.value_type)
 
     def _floats(self, planes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [keys and values, heads, tokens, head_dim] of the cache's bytes."""

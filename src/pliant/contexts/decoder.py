@@ -1,6 +1,6 @@
 """Compressed sections of one layer into a slot's cache, by a small ggml graph.
 
-All heads of up to `BATCH_TOKENS` tokens of several chunks go through one graph: ggml's decoders,
+All heads of up to MAX_TOKENS tokens of several chunks go through one graph: ggml's decoders,
 keys back to their channels' centres and scales, and the cache's own rounding to its type.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.contexts.chunk import BLOCK_TYPES, SIDE_BYTES, ChunkFormat
+from pliant.contexts.chunk import BLOCK_TYPES, MAX_TOKENS, SIDE_BYTES, ChunkFormat
 from pliant.contexts.planes import read_channels
 from pliant.engine.kv import KvCache
 from pliant.ggml.backend import Backend, GraphAllocator
@@ -22,7 +22,7 @@ from pliant.ggml.memory import ALIGNMENT, Buffer
 from pliant.ggml.tensor import Tensor, bytes_at
 from pliant.ggml.types import GgmlType, row_size
 
-BATCH_TOKENS = 1024
+_MAX_CHUNKS = 64
 _MAX_GRAPHS = 32
 _NODES = 32
 
@@ -39,7 +39,8 @@ class Sections:
 class _Shape(NamedTuple):
     """What a graph fixes. `chunks` follow each other within a head."""
 
-    type: GgmlType
+    key_type: GgmlType
+    value_type: GgmlType
     heads: int
     chunks: int
     tokens: int
@@ -57,25 +58,24 @@ class _Graph:
         self._used = 0
         self._c = Context(max_tensors=_NODES, graph_size=_NODES)
         self.address = self._c.new_graph(_NODES)
-        planes = (head_dim * shape.tokens, shape.planes)
+        plane = (head_dim * shape.tokens, shape.planes)
         self._numbers = self._input(GgmlType.I32, shape.planes)
         self._rows = self._input(GgmlType.I64, shape.chunks * shape.tokens)
         self._centres, self._scales = (
             self._input(GgmlType.F32, head_dim, 1, shape.planes) for _ in range(2)
         )
-        self._keys, self._values = (self._input(shape.type, *planes) for _ in range(2))
+        self._keys = self._input(shape.key_type, *plane)
+        self._values = self._input(shape.value_type, *plane)
         keys = self._c.get_rows(self._keys, self._numbers)
         keys = self._c.reshape(keys, head_dim, shape.tokens, shape.planes)
         keys = self._c.add(self._c.mul(keys, self._scales), self._centres)
         values = self._c.get_rows(self._values, self._numbers)
         self._shape = shape
-        self._targets = [
-            self._store(kv, plane, shape.heads, head_dim) for plane in (keys, values)
-        ]
+        self._targets = [self._store(kv, plane, shape.heads, head_dim) for plane in (keys, values)]
 
     def fill(self, batch: Sequence[Sections], format_: ChunkFormat) -> None:
         shape, side = self._shape, format_.side_bytes
-        stop = side + format_.plane_bytes
+        stop = side + format_.key_bytes
         data = np.stack([sections.data for sections in batch], axis=1)
         self._array(self._keys)[:] = data[..., side:stop].reshape(-1)
         self._array(self._values)[:] = data[..., stop:].reshape(-1)
@@ -144,12 +144,13 @@ class LayerDecoder:
     def decode(self, layer: int, format_: ChunkFormat, sections: Sequence[Sections]) -> None:
         """Write sections, all of one format and number of heads, into layer `layer`."""
         remaining = list(sections)
-        most = max(1, BATCH_TOKENS // format_.num_tokens)
+        most = min(_MAX_CHUNKS, MAX_TOKENS // format_.num_tokens)
         while remaining:
             count = min(most, 1 << (len(remaining).bit_length() - 1))
             batch, remaining = remaining[:count], remaining[count:]
             heads = len(batch[0].data)
-            graph = self._get(_Shape(format_.block_type, heads, count, format_.num_tokens))
+            types = format_.key_type, format_.value_type
+            graph = self._get(_Shape(*types, heads, count, format_.num_tokens))
             graph.fill(batch, format_)
             graph.use_layer(self._kv.keys[layer], self._kv.values[layer])
             self._backend.compute(graph.address)
@@ -185,10 +186,12 @@ class LayerDecoder:
 
 
 def _staging_bytes(num_kv_heads: int, head_dim: int) -> int:
-    """Enough for the inputs of any batch: rows of small chunks take the most."""
-    planes = num_kv_heads * BATCH_TOKENS
-    blocks = max(row_size(type_, head_dim * 256) for type_ in BLOCK_TYPES.values()) // 256 + 1
-    return planes * (4 + 8 + 2 * 4 * head_dim + 2 * blocks) + 16 * ALIGNMENT
+    """Enough for the inputs of any batch."""
+    types = {type_ for pair in BLOCK_TYPES.values() for type_ in pair}
+    token_bytes = 2 * max(row_size(type_, 256 * head_dim) for type_ in types) // 256
+    planes = num_kv_heads * _MAX_CHUNKS
+    described = planes * (4 + 2 * 4 * head_dim)
+    return described + MAX_TOKENS * (num_kv_heads * token_bytes + 8) + 16 * ALIGNMENT
 
 
 def _aligned(nbytes: int) -> int:

@@ -12,7 +12,7 @@ from pliant.errors import RequestError
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 # What chunks of 2 bits take, with all that is kept beside them.
-MIN_AVERAGE_BITS = 3.0
+MIN_AVERAGE_BITS = 3.25
 
 Overflow = Literal["error", "compress"]
 

@@ -9,8 +9,8 @@ what is encoded is the difference to what they say.
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.contexts.blocks import encode_rows
 from pliant.errors import ChunkError
-from pliant.ggml.quantize import quantize
 from pliant.ggml.types import GgmlType
 
 # A scale is 2 ** (code / 8), a centre code / 4 scales.
@@ -21,7 +21,10 @@ _LEAST_SCALE = 2.0**-15
 
 
 def encode_sections(
-    keys: NDArray[np.float32], values: NDArray[np.float32], type_: GgmlType
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    key_type: GgmlType,
+    value_type: GgmlType,
 ) -> NDArray[np.uint8]:
     """Keys and values of a layer, each float32 [heads, tokens, head_dim]: uint8 [heads, bytes].
 
@@ -33,7 +36,10 @@ def encode_sections(
     codes = describe_channels(keys)
     centres, scales = read_channels(codes)
     keys = (keys - centres[:, None]) / scales[:, None]
-    planes = [quantize(plane.reshape(heads, -1), type_) for plane in (keys, values)]
+    planes = (
+        encode_rows(keys.reshape(heads, -1), key_type),
+        encode_rows(values.reshape(heads, -1), value_type),
+    )
     return np.concatenate([codes.view(np.uint8).reshape(heads, -1), *planes], axis=1)
 
 

@@ -16,7 +16,7 @@ from pliant.engine.kv import KvCache
 from pliant.engine.layerwise import LayerBatch, LayerGraph, LayerSteps, split_spans
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.options import EngineOptions
-from pliant.engine.probe import attention_received
+from pliant.engine.probe import attention_power
 from pliant.engine.span import Limits, Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
@@ -181,9 +181,9 @@ class Engine:
         self._check_open()
         self._kv.release(slot, start)
 
-    def attention_received(self, size: Plan | Level, span: Span) -> NDArray[np.float32]:
-        """Share of attention that each position up to the end of `span` gets from its queries:
-        float32 [positions], the mean over queries, heads and layers; sums to 1.
+    def attention_power(self, size: Plan | Level, span: Span) -> NDArray[np.float32]:
+        """How strongly the queries of `span` attend to each position up to its end: float32
+        [positions], the mean over queries, heads and layers of the squared attention weights.
 
         The span's keys and values must be in its slot; nothing is written there. Takes about the
         time of computing the span. Raises as `forward` does.
@@ -197,9 +197,9 @@ class Engine:
                 self._adapters.use(chosen.adapter)
             self._inputs.write([span], [shape.kv_length], [first_row])
             self._backend.threads = self._threads.begin()
-            received = attention_received(self._model, chosen, shape, first_row, self._backend)
+            power = attention_power(self._model, chosen, shape, first_row, self._backend)
             self._threads.end()
-            return received[: span.start + len(span.tokens)]
+            return power[: span.start + len(span.tokens)]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""

@@ -1,4 +1,4 @@
-"""Which positions the last queries of a slot attend to.
+"""How strongly the last queries of a slot attend to each position.
 
 Flash attention gives no scores, so they are computed beside it: the forward pass of a few tokens
 again, up to the scores of the last layer. Keys and values are those in the cache, and nothing is
@@ -24,9 +24,9 @@ _TENSORS_PER_LAYER = 12
 
 
 class _ProbeAttention(AttentionBuilder):
-    """Stores nothing; `received` [kv_length] sums the layers' mean attention to each position."""
+    """Stores nothing; `power` [kv_length] sums the layers' mean squared attention weights."""
 
-    received: Tensor | None = None
+    power: Tensor | None = None
     ones: Tensor
 
     def store(self, x: Tensor, index: int, layer: LayerPlan) -> None:
@@ -40,20 +40,19 @@ class _ProbeAttention(AttentionBuilder):
         if cap:
             scores = c.scale(c.tanh(c.scale(scores, scale / cap)), cap)
             scale = 1.0
-        shares = c.soft_max(scores, mask, scale)
         rows = heads * length
-        shares = c.reshape(shares, keys.shape[1], rows)
-        sums = c.out_prod(shares, c.view(self.ones, (1, rows)))
+        weights = c.reshape(c.soft_max(scores, mask, scale), keys.shape[1], rows)
+        sums = c.out_prod(c.mul(weights, weights), c.view(self.ones, (1, rows)))
         mean = c.scale(sums, 1.0 / rows)
-        self.received = mean if self.received is None else c.add(self.received, mean)
+        self.power = mean if self.power is None else c.add(self.power, mean)
         return super()._attend_span(query, keys, values, mask)
 
 
-def attention_received(
+def attention_power(
     model: Model, size: Size, shape: SpanShape, first_row: int, backend: Backend
 ) -> NDArray[np.float32]:
     """Of the batch in the model's inputs, a span of `shape` in the slot at cache row `first_row`:
-    the share of attention that positions 0..kv_length get, the mean over queries, heads and
+    the square of the attention weights of positions 0..kv_length, mean over queries, heads and
     layers. Raises PlanError for a plan without attention.
     """
     layers = sum(layer.kv_heads > 0 for layer in size.plan.layers)
@@ -74,11 +73,11 @@ def attention_received(
         buffer.place(attention.ones, 0)
         attention.ones.numpy()[:] = 1.0
         builder.build(size.plan)
-        assert attention.received is not None
-        bind().build_forward_expand(graph, attention.received.address)
+        assert attention.power is not None
+        bind().build_forward_expand(graph, attention.power.address)
+        allocator.allocate(graph)
         for view, cache in builder.cached[0]:
             view.point_to(cache + first_row * model.kv.row_bytes)
-        allocator.allocate(graph)
         backend.compute(graph)
-        received: NDArray[np.float32] = attention.received.numpy().reshape(-1) / layers
-        return received
+        total: NDArray[np.float32] = attention.power.numpy().reshape(-1)
+        return total / np.float32(layers)
