@@ -4,8 +4,9 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pliant.contexts.history import extend
+from pliant.contexts.history import Turn, extend, shortened
 from pliant.contexts.journal import ContextInfo
+from pliant.contexts.pieces import Piece
 from pliant.contexts.resident import ResidentSlot
 from pliant.contexts.restore import RestoreReport
 from pliant.contexts.shared import Shared
@@ -55,7 +56,7 @@ class Call:
     def _answer(self) -> Generator[Chunk, None, Chunk]:
         shared = self._shared
         pieces = shared.journal.pieces(self._context.id)
-        turn = extend(shared.model, pieces, self._request.prompt)
+        turn = self._turn(pieces)
         work = Work(shared, self._context, pieces, turn)
         level = shared.model.bundle.level(self._choose(work))
         loop = self._loop(work, level.ratio)
@@ -87,6 +88,15 @@ class Call:
             self._shared.memory.hold(slot, loop.computed + 1)
             yield chunk
         raise AssertionError("an answer ends with its generation")
+
+    def _turn(self, pieces: Sequence[Piece]) -> Turn:
+        """The prompt; a chat that leaves no room for an answer is shortened if that is wanted."""
+        model, compress = self._shared.model, self._shared.compress
+        turn = extend(model, pieces, self._request.prompt)
+        fits = len(turn.tokens) < model.engine.context_length
+        if fits or compress is None or not turn.messages:
+            return turn
+        return shortened(model, pieces, turn, compress)
 
     def _choose(self, work: Work) -> float:
         """The ratio of the level that answers."""

@@ -21,6 +21,7 @@ from pliant.contexts.lock import FolderLock
 from pliant.contexts.measure_storage import storage_profile
 from pliant.contexts.memory import Memory, MemoryUse
 from pliant.contexts.options import ContextOptions
+from pliant.contexts.overflow import Compress
 from pliant.contexts.restore import Restorer
 from pliant.contexts.shared import Shared
 from pliant.contexts.stats import StoreStats
@@ -28,6 +29,7 @@ from pliant.contexts.storage import EmulatedDisk
 from pliant.contexts.store import Store
 from pliant.contexts.swapout import Swapper, SwapStats
 from pliant.engine.model import ElasticModel
+from pliant.errors import RequestError
 from pliant.paths import contexts_folder
 from pliant.slo.latency import LatencyModel
 from pliant.slo.store import load_or_calibrate
@@ -62,14 +64,21 @@ class Contexts:
         *,
         latency: LatencyModel | None = None,
         chooser: Chooser | None = None,
+        compress: Compress | None = None,
     ) -> None:
         """`root` is pliant's folder for contexts by default. Without a `latency` model one is
-        measured when a call first has an SLO; `chooser` chooses the level then.
+        measured when a call first has an SLO; `chooser` chooses the level then. `compress` is
+        what the option `overflow="compress"` shortens old turns with.
 
-        Raises ContextsInUseError if another process has the folder, JournalError if its journal
-        cannot be read, BusyError if no slot of the model is free.
+        Raises RequestError if that option has nothing to do it with, ContextsInUseError if
+        another process has the folder, JournalError if its journal cannot be read, BusyError if
+        no slot of the model is free.
         """
         options = options or ContextOptions()
+        if options.overflow == "error":
+            compress = None
+        elif compress is None:
+            raise RequestError('overflow="compress" needs a function that compresses: compress=...')
         root = contexts_folder() if root is None else root
         with ExitStack() as stack:
             stack.enter_context(FolderLock(root))
@@ -90,9 +99,8 @@ class Contexts:
             swapper = Swapper(model.engine, codec, memory, store, options)
             stack.callback(swapper.close)
             calibrated = cache(lambda: latency or load_or_calibrate(model))
-            self._shared = Shared(
-                model, options, journal, store, memory, restorer, swapper, calibrated, chooser
-            )
+            parts = (model, options, journal, store, memory, restorer, swapper)
+            self._shared = Shared(*parts, calibrated, chooser, compress)
             self._stack = stack.pop_all()
 
     def create(self, app: str, system: str | None = None, *, title: str | None = None) -> Context:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from pliant.contexts.overflow import Compress, shorten_chat
 from pliant.contexts.pieces import Piece as HistoryPiece
 from pliant.contexts.pieces import Role
 from pliant.engine.chat import Message, Piece
@@ -19,12 +20,14 @@ from pliant.errors import RequestError, TemplateError
 @dataclass(frozen=True)
 class Turn:
     """`tokens` are the whole prompt; the first `common` are the history's. `messages` is what the
-    call adds to a chat (JSON), "" to any other context; `role` is who says it."""
+    call adds to a chat (JSON), "" to any other context; `role` is who says it. If it `replaces`
+    the history, they are the whole chat."""
 
     tokens: tuple[int, ...]
     common: int
     messages: str
     role: Role = "user"
+    replaces: bool = False
 
 
 def system_piece(model: ElasticModel, text: str, level: float) -> HistoryPiece:
@@ -74,6 +77,8 @@ def updated(
 ) -> tuple[int, list[HistoryPiece]]:
     """The history with the prompt of `turn`: from which token on it changes, and the pieces from
     there on. `levels` are those of all of the turn's tokens."""
+    if turn.replaces:
+        return 0, [HistoryPiece(turn.tokens, levels, turn.role, turn.messages)]
     start, kept = 0, 0
     for piece in history:
         stop = start + len(piece.tokens)
@@ -87,11 +92,32 @@ def updated(
             break
         pieces.append(HistoryPiece(piece.tokens, levels[at:stop], piece.role, piece.messages))
         at, kept = stop, kept + 1
-    said = [m for piece in history[kept:] for m in json.loads(piece.messages or "[]")]
-    messages = json.dumps([*said, *json.loads(turn.messages)]) if turn.messages else ""
+    said = [*_said(history[kept:]), *json.loads(turn.messages or "[]")]
+    messages = json.dumps(said) if turn.messages else ""
     if at < len(turn.tokens):
         pieces.append(HistoryPiece(turn.tokens[at:], levels[at:], turn.role, messages))
     return start, pieces
+
+
+def shortened(
+    model: ElasticModel, history: Sequence[HistoryPiece], turn: Turn, compress: Compress
+) -> Turn:
+    """A turn of a chat that is too long, with the oldest messages shortened."""
+    new = json.loads(turn.messages)
+    messages = shorten_chat(model, [*_said(history), *new], len(new), compress)
+    tokens = tuple(model.tokenizer.encode_pieces(model.chat_template.render(messages)))
+    before = tuple(token for piece in history for token in piece.tokens)
+    return Turn(tokens, _common(before, tokens), json.dumps(messages), turn.role, replaces=True)
+
+
+def _said(history: Sequence[HistoryPiece]) -> list[Message]:
+    return [message for piece in history for message in json.loads(piece.messages or "[]")]
+
+
+def _common(before: Sequence[int], after: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(before, after, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _extend_chat(
@@ -102,8 +128,7 @@ def _extend_chat(
 ) -> Turn:
     if not all(piece.messages for piece in history):
         raise RequestError("this context was begun with bare text: give text, not messages")
-    said = [message for piece in history for message in json.loads(piece.messages)]
-    rendered = model.chat_template.render([*said, *messages])
+    rendered = model.chat_template.render([*_said(history), *messages])
     rest = _after(model, before, rendered)
     if rest is not None:
         tokens = [t for piece in rest for t in _encode(model, piece)]
@@ -111,8 +136,7 @@ def _extend_chat(
         common = len(before)
     else:
         turn = tuple(model.tokenizer.encode_pieces(rendered))
-        pairs = zip(before, turn, strict=False)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        common = _common(before, turn)
     roles = {"user", "assistant", "system", "tool"}
     role = messages[-1].get("role")
     return Turn(turn, common, json.dumps(messages), role if role in roles else "user")

@@ -12,6 +12,7 @@ from pliant.contexts.identity import KeySpace
 from pliant.contexts.journal import ContextId, Journal
 from pliant.contexts.memory import Memory
 from pliant.contexts.options import ContextOptions
+from pliant.contexts.overflow import Compress
 from pliant.contexts.restore import Restorer, RestoreReport
 from pliant.contexts.store import Store
 from pliant.contexts.swapout import Swapper
@@ -22,7 +23,8 @@ from pliant.slo.latency import LatencyModel
 
 @dataclass(frozen=True)
 class Shared:
-    """Owned by `Contexts`. `latency` is measured when it is first asked for."""
+    """Owned by `Contexts`. `latency` is measured when it is first asked for; `compress` is there
+    if chats that reach the model's length are to be shortened."""
 
     model: ElasticModel
     options: ContextOptions
@@ -33,6 +35,7 @@ class Shared:
     swapper: Swapper
     latency: Callable[[], LatencyModel]
     asked_chooser: Chooser | None = None
+    compress: Compress | None = None
     restores: Counter[str] = field(default_factory=Counter)
     _busy: set[ContextId] = field(default_factory=set)
     _spaces: dict[str, KeySpace] = field(default_factory=dict)
