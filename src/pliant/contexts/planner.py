@@ -57,16 +57,19 @@ def plan_restore(
     """
     order = sorted(range(len(pieces)), key=lambda i: _preference(pieces[i], compute), reverse=True)
     forced = sum(piece.read_bytes is None for piece in pieces)
-    best: RestorePlan | None = None
-    for count in range(forced, len(pieces) + 1):
-        chosen = set(order[:count])
-        recompute = tuple(i in chosen for i in range(len(pieces)))
+    totals = _Totals(pieces)
+    best, best_ms = (0, 1), float("inf")
+    for count in range(len(order) + 1):
+        if count:
+            totals.recompute(pieces[order[count - 1]])
+        if count < forced:
+            continue
         for steps in _step_counts(num_layers):
-            ms = predict_ms(pieces, recompute, steps, storage, compute)
-            if best is None or ms < best.predicted_ms:
-                best = RestorePlan(recompute, steps, ms)
-    assert best is not None
-    return best
+            ms = totals.predict_ms(steps, storage, compute)
+            if ms < best_ms:
+                best, best_ms = (count, steps), ms
+    chosen = set(order[: best[0]])
+    return RestorePlan(tuple(i in chosen for i in range(len(pieces))), best[1], best_ms)
 
 
 def predict_ms(
@@ -78,12 +81,36 @@ def predict_ms(
 ) -> float:
     """Milliseconds of a two-stage pipeline of `steps` equal steps, which reads each chunk that is
     read once per step."""
-    kept = [p for p, again in zip(pieces, recompute, strict=True) if not again]
-    sizes = [piece.read_bytes for piece in kept if piece.read_bytes]
-    io_ms = storage.ms(sum(sizes), len(sizes) * steps)
-    cpu_ms = sum(piece.decode_ms for piece in kept)
-    cpu_ms += recompute_ms(compute, runs_of(pieces, recompute))
-    return (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
+    totals = _Totals(pieces)
+    for piece, again in zip(pieces, recompute, strict=True):
+        if again:
+            totals.recompute(piece)
+    return totals.predict_ms(steps, storage, compute)
+
+
+class _Totals:
+    """What is read, decoded and computed altogether; at first nothing is computed."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._read_bytes = sum(piece.read_bytes or 0 for piece in pieces)
+        self._reads = sum(bool(piece.read_bytes) for piece in pieces)
+        self._decode_ms = sum(p.decode_ms for p in pieces if p.read_bytes is not None)
+        self._tokens = 0
+        self._pairs = 0.0
+
+    def recompute(self, piece: Piece) -> None:
+        """Compute a piece instead."""
+        if piece.read_bytes is not None:
+            self._read_bytes -= piece.read_bytes
+            self._reads -= bool(piece.read_bytes)
+            self._decode_ms -= piece.decode_ms
+        self._tokens += piece.stop - piece.start
+        self._pairs += _pairs(piece.start, piece.stop)
+
+    def predict_ms(self, steps: int, storage: StorageCost, compute: LevelLatency) -> float:
+        io_ms = storage.ms(self._read_bytes, self._reads * steps)
+        cpu_ms = self._decode_ms + _compute_ms(compute, self._tokens, self._pairs)
+        return (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
 
 
 def runs_of(pieces: Sequence[Piece], recompute: Sequence[bool]) -> list[tuple[int, int]]:
@@ -101,13 +128,21 @@ def runs_of(pieces: Sequence[Piece], recompute: Sequence[bool]) -> list[tuple[in
 
 def recompute_ms(compute: LevelLatency, runs: Sequence[tuple[int, int]]) -> float:
     """Milliseconds to compute all runs, batched over their tokens."""
-    total = sum(stop - start for start, stop in runs)
-    if total == 0:
+    tokens = sum(stop - start for start, stop in runs)
+    return _compute_ms(compute, tokens, sum(_pairs(start, stop) for start, stop in runs))
+
+
+def _pairs(start: int, stop: int) -> float:
+    """Of tokens with those before them."""
+    return (stop - start) * (start + stop) / 2
+
+
+def _compute_ms(compute: LevelLatency, tokens: int, pairs: float) -> float:
+    if tokens == 0:
         return 0.0
-    cost = compute.short if total < SHORT_CHUNK else compute.prefill
-    pairs = sum((stop - start) * (start + stop) / 2 for start, stop in runs)
-    batches = -(-total // PREFILL_CHUNK)
-    return batches * cost.chunk_ms + total * cost.token_ms + pairs * cost.pair_ms
+    cost = compute.short if tokens < SHORT_CHUNK else compute.prefill
+    batches = -(-tokens // PREFILL_CHUNK)
+    return batches * cost.chunk_ms + tokens * cost.token_ms + pairs * cost.pair_ms
 
 
 def _preference(piece: Piece, compute: LevelLatency) -> float:
