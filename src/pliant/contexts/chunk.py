@@ -155,17 +155,13 @@ class EncodedChunk:
         return memoryview(self.payload)[self.format.byte_range(chosen)]
 
 
-def chunk_format(
-    architecture: Architecture,
-    kv_type: KvType,
-    kv_heads: tuple[int, ...],
-    num_tokens: int,
-    bits: int,
-) -> ChunkFormat:
-    """The format of a chunk of this model. Raises ChunkError as `ChunkFormat` does."""
-    if len(kv_heads) != architecture.num_layers or max(kv_heads) > architecture.num_kv_heads:
+def check_fits(format_: ChunkFormat, architecture: Architecture, kv_type: KvType) -> None:
+    """Raise ChunkError unless chunks of this format are of such a model and cache."""
+    if (format_.head_dim, format_.kv_type) != (architecture.head_dim, kv_type):
+        raise ChunkError("the chunk is of another model or of another type of cache")
+    heads = format_.kv_heads
+    if len(heads) != architecture.num_layers or max(heads) > architecture.num_kv_heads:
         raise ChunkError(
             f"the model has {architecture.num_layers} layers of {architecture.num_kv_heads} KV "
-            f"heads, the chunk {len(kv_heads)} of up to {max(kv_heads, default=0)}"
+            f"heads, the chunk {len(heads)} of up to {max(heads)}"
         )
-    return ChunkFormat(bits, num_tokens, kv_heads, architecture.head_dim, kv_type)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.contexts.chunk import LOSSLESS, ChunkFormat, EncodedChunk, chunk_format
+from pliant.contexts.chunk import LOSSLESS, ChunkFormat, EncodedChunk, check_fits
 from pliant.contexts.decoder import LayerDecoder, Sections
 from pliant.contexts.planes import encode_sections
 from pliant.engine.engine import Engine
@@ -52,7 +52,10 @@ class ChunkCodec:
         Raises ChunkError for what cannot be encoded: other bits, or so few tokens that they are
         not whole blocks.
         """
-        return chunk_format(self._architecture, self._kv_type, tuple(kv_heads), num_tokens, bits)
+        head_dim = self._architecture.head_dim
+        format_ = ChunkFormat(bits, num_tokens, tuple(kv_heads), head_dim, self._kv_type)
+        check_fits(format_, self._architecture, self._kv_type)
+        return format_
 
     def encode(
         self, slot: int, start: int, num_tokens: int, kv_heads: Sequence[int], bits: int
@@ -136,8 +139,7 @@ class ChunkCodec:
         checked = []
         for part in parts:
             format_ = part.format
-            if format_ != self.format(format_.kv_heads, format_.num_tokens, format_.bits):
-                raise ChunkError("the chunk is of another model or of another type of cache")
+            check_fits(format_, self._architecture, self._kv_type)
             expected = len(format_.sections(layer, kv_heads)) * format_.section_bytes
             if len(part.sections) != expected:
                 raise ChunkError(
