@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -191,8 +192,39 @@ def claims(report: Report, model: str) -> None:
     report.at_least(f"{model}: best baseline / pliant, worst cell", 1, min(best))
 
 
+def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
+    """Mean switching latency by manager: a panel per storage, over the budgets."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row["model"] == model]
+    storages = list(dict.fromkeys(row["storage"] for row in rows))
+    figure, panels = pyplot.subplots(1, len(storages), sharey=True, squeeze=False, figsize=(10, 3))
+    for panel, storage in zip(panels[0], storages, strict=True):
+        for manager in (*BASELINES, "pliant"):
+            budgets = sorted({row["budget"] for row in rows})
+            means = [
+                statistics.mean(
+                    row["mean_ms"]
+                    for row in rows
+                    if (row["storage"], row["manager"], row["budget"]) == (storage, manager, budget)
+                )
+                for budget in budgets
+            ]
+            panel.plot(budgets, means, marker="o", label=manager)
+        panel.set(title=storage, xlabel="memory / contexts' f16 size", yscale="log")
+    panels[0][0].set_ylabel("mean switch, ms")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def main() -> None:
-    options = parser(__doc__ or "").parse_args()
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--plot", type=Path, metavar="FILE", help="draw the 1B shape's means")
+    options = arguments.parse_args()
     report = Report("context_switching", options.seed, options.quick)
     if options.quick:
         shape, scale = LLAMA_QUICK, Scale((12,), (256, 512), 16, (1 / 4,), ("eMMC", "SD card"))
@@ -209,6 +241,8 @@ def main() -> None:
         ):
             Bench(report, name, bundle, size).run(Path(folder))
             claims(report, name)
+    if options.plot is not None:
+        plot(report.results, "1B shape", options.plot)
     report.finish(options.json)
 
 

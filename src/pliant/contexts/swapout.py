@@ -77,6 +77,7 @@ class Swapper:
         self._options = options
         self._jobs: queue.Queue[Unsaved | None] = queue.Queue()
         self._encoding = threading.Lock()
+        self._unsynced: set[ContextId] = set()
         self._thread = threading.Thread(target=self._work, name="pliant-swapout", daemon=True)
         self._thread.start()
 
@@ -113,8 +114,17 @@ class Swapper:
                 logger.warning("a context's KV was not saved", exc_info=True)
             finally:
                 self._memory.settle(job.slot, job.epoch)
-                self._jobs.task_done()
+            if self._jobs.empty():
+                self._sync()
+            self._jobs.task_done()
         self._jobs.task_done()
+
+    def _sync(self) -> None:
+        """Only when nobody waits for a slot to be saved: syncing takes long, and what a power
+        failure loses is computed again."""
+        for context in self._unsynced:
+            self._store.sync(context)
+        self._unsynced.clear()
 
     def _save(self, job: Unsaved) -> None:
         stored = {span.key: self._store.info(span.key) for span in job.spans}
@@ -134,7 +144,7 @@ class Swapper:
             self._store.release(job.context, job.outdated)
         for key in job.outdated:
             self._memory.forget(key)
-        self._store.sync(job.context)
+        self._unsynced.add(job.context)
 
     def _save_chunk(self, job: Unsaved, span: ChunkSpan, bits: int) -> bool:
         """False if a call has the slot meanwhile."""

@@ -135,8 +135,10 @@ class Engine:
         before a layer is computed, but only of that layer. Other passes can run between layers.
         Raises as `forward`.
         """
+        self._check_open()
+        if not spans:
+            return LayerSteps(self, size, [])
         with self._lock:
-            self._check_open()
             self._size(size)
             batches = []
             for batch in split_spans(spans, MAX_BATCH):
