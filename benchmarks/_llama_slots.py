@@ -6,7 +6,9 @@ import ctypes
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,7 @@ def measure_loading(
     between `lengths`."""
     import llama_cpp as lib
 
-    silent = lib.llama_log_callback(lambda *_: None)
-    lib.llama_log_set(silent, ctypes.c_void_p())
+    lib.llama_log_set(_silent(), ctypes.c_void_p())
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 0
     model = lib.llama_model_load_from_file(str(model_path).encode(), params)
@@ -42,6 +43,14 @@ def measure_loading(
     lib.llama_model_free(model)
     known = [0, *sorted(lengths)]
     return lambda length: float(np.interp(length, known, times))
+
+
+@cache
+def _silent() -> Any:
+    """Kept for good: llama.cpp calls it as long as the process lives."""
+    import llama_cpp as lib
+
+    return lib.llama_log_callback(lambda *_: None)
 
 
 def _decode(lib, context, tokens: list[int], start: int, stop: int) -> int:  # type: ignore[no-untyped-def]
