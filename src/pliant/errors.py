@@ -4,9 +4,11 @@ PliantError                     something pliant can explain in one sentence
 ├── RequestError                the caller's request cannot be served as asked (HTTP 400)
 │   ├── ContextOverflowError    prompt or answer does not fit the model's context
 │   ├── BusyError               every context slot is in use; try again later (HTTP 429)
+│   ├── MemoryBudgetError       a context does not fit the memory set for contexts (HTTP 507)
 │   ├── UnknownLevelError       the bundle has no such level
 │   ├── SloError                an SLO value outside its range
 │   │   └── SloUnreachableError  one that no strategy is predicted to meet
+│   ├── UnknownContextError     the app has no context of this id (HTTP 404)
 │   ├── SamplingError           a sampling option out of range, or a grammar that does not parse
 │   └── TemplateError           the chat template cannot render these messages
 ├── BundleError                 a bundle or GGUF file is missing, damaged or not understood
@@ -17,6 +19,13 @@ PliantError                     something pliant can explain in one sentence
 ├── GgmlError                   the native library is missing, of the wrong version, or failed
 │   ├── LibraryError            not found, or not a supported version
 │   └── TensorError             a shape or type that ggml would abort on
+├── ContextsError               the folder of persistent contexts cannot be used
+│   ├── ContextsInUseError      another process has it (HTTP 503)
+│   ├── JournalError            the journal cannot be read, or is not one that pliant knows
+│   ├── JournalWriteError       nothing more can be journaled: disk full or read-only (HTTP 507)
+│   ├── ChunkMissingError       a stored chunk is not there: recompute it
+│   └── ChunkCorruptError       a stored chunk is damaged: recompute it
+├── ChunkError                  keys and values that cannot be encoded, or bytes that are no chunk
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 ├── LabelError                  a file of labels, tasks or text pairs cannot be used
@@ -54,6 +63,18 @@ class BusyError(RequestError):
     code = "busy"
 
 
+class MemoryBudgetError(RequestError):
+    """Raised with `needed_bytes` and `budget_bytes`."""
+
+    http_status = 507
+    code = "context_memory_exceeded"
+
+    def __init__(self, message: str, *, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.budget_bytes = budget_bytes
+
+
 class UnknownLevelError(RequestError):
     code = "unknown_level"
 
@@ -72,6 +93,11 @@ class SloUnreachableError(SloError):
         super().__init__(f"{problem}; the smallest SLO that can be met is {smallest}")
         self.problem = problem
         self.reachable = reachable
+
+
+class UnknownContextError(RequestError):
+    http_status = 404
+    code = "context_not_found"
 
 
 class SamplingError(RequestError):
@@ -114,6 +140,36 @@ class LibraryError(GgmlError):
 
 class TensorError(GgmlError):
     code = "tensor_error"
+
+
+class ContextsError(PliantError):
+    code = "contexts_error"
+
+
+class ContextsInUseError(ContextsError):
+    http_status = 503
+    code = "contexts_in_use"
+
+
+class JournalError(ContextsError):
+    code = "journal_error"
+
+
+class JournalWriteError(ContextsError):
+    http_status = 507
+    code = "journal_not_writable"
+
+
+class ChunkMissingError(ContextsError):
+    code = "chunk_missing"
+
+
+class ChunkCorruptError(ContextsError):
+    code = "chunk_corrupt"
+
+
+class ChunkError(PliantError):
+    code = "chunk_error"
 
 
 class HubError(PliantError):

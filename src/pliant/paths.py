@@ -14,8 +14,13 @@ def cache_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """The user's bundles, in its folder `bundles`; PLIANT_HOME overrides it."""
+    """Bundles (`bundles`) and persistent contexts (`contexts`); PLIANT_HOME overrides it."""
     return _folder("PLIANT_HOME", platformdirs.user_data_path("pliant"))
+
+
+def contexts_folder() -> Path:
+    """Journal and stored KV of the persistent contexts."""
+    return home_folder() / "contexts"
 
 
 def _folder(variable: str, default: Path) -> Path:

@@ -56,6 +56,7 @@ VERBS = (
         implied={"--ray": "auto"},
     ),
     Verb("tlm", "tlm", "Make labels for a bundle's TLM, train it, evaluate it."),
+    Verb("contexts", "contexts", "List, show, remove and verify persistent contexts."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
     Verb("doctor", "doctor", "Check that pliant can run here, and say how to mend what is not."),
 )

@@ -13,12 +13,14 @@ from pliant.engine.graph import Graph, Model, Size
 from pliant.engine.graphs import KV_BUCKET, GraphCache
 from pliant.engine.inputs import Inputs
 from pliant.engine.kv import KvCache
+from pliant.engine.layerwise import LayerBatch, LayerGraph, LayerSteps, split_spans
 from pliant.engine.layout import LayoutPolicy
 from pliant.engine.options import EngineOptions
-from pliant.engine.span import Span, SpanShape
+from pliant.engine.probe import attention_power
+from pliant.engine.span import Limits, Span, SpanShape
 from pliant.engine.threads import ThreadGovernor, physical_cores
 from pliant.engine.weights import Weights
-from pliant.errors import ContextOverflowError, PlanError, RequestError, UnknownLevelError
+from pliant.errors import PlanError, RequestError, UnknownLevelError
 from pliant.ggml.backend import Backend
 from pliant.ggml.cpu import cpu_features
 
@@ -61,6 +63,9 @@ class Engine:
         self.architecture = bundle.architecture
         self.num_slots = options.slots
         self.context_length = _context_length(bundle, options)
+        self._limits = Limits(
+            self.num_slots, self.context_length, self.architecture.vocab_size, MAX_BATCH, KV_BUCKET
+        )
         policy = LayoutPolicy(
             options.layout, bundle.gguf.path.stat().st_size, "avx512_vnni" in cpu_features()
         )
@@ -68,14 +73,15 @@ class Engine:
         self._kv = KvCache(self.architecture, self.num_slots, self.context_length, options.kv_type)
         window = self.architecture.sliding_window
         self._inputs = Inputs(MAX_BATCH, self.context_length, window)
-        model = Model(self.architecture, self._weights, self._kv, self._inputs)
-        self._graphs = GraphCache(model, MAX_BATCH)
+        self._model = Model(self.architecture, self._weights, self._kv, self._inputs)
+        self._graphs = GraphCache(self._model, MAX_BATCH)
         self._threads = ThreadGovernor(options.threads or physical_cores())
         self._backend = Backend(self._threads.limit)
         self._adapters = AdapterPool()
         self._sizes: dict[Plan | Level, Size] = {}
         self._last: tuple[Plan | Level, Size] | None = None
         self._step: _Pass | None = None
+        self._written: LayerBatch | None = None
         self._lock = threading.Lock()
         self._closed = False
         sizes = [self._size(level) for level in reversed(bundle.levels)]
@@ -95,6 +101,16 @@ class Engine:
             self._adapters.nbytes,
         )
 
+    @property
+    def kv(self) -> KvCache:
+        """The slots' keys and values, valid while the engine is open; RequestError once it is not.
+
+        Who writes to a slot sees to it that no forward pass uses it meanwhile.
+        """
+        if self._closed:
+            raise RequestError("the model is closed")
+        return self._kv
+
     def forward(self, size: Plan | Level, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Compute spans of at most MAX_BATCH tokens together, at a level, adapter included, or at
         any plan, bare.
@@ -107,23 +123,94 @@ class Engine:
         the slot, RequestError for other bad spans.
         """
         with self._lock:
-            if self._closed:
-                raise RequestError("the model is closed")
+            self._check_open()
             work = self._advance(size, spans) or self._prepare(size, spans)
-            self._backend.threads = self._threads.begin()
-            self._backend.compute(work.graph.address)
-            self._threads.end()
+            self._run(work.graph.address)
             return work.logits
+
+    def layer_steps(self, size: Plan | Level, spans: Sequence[Span]) -> LayerSteps:
+        """Compute keys and values of spans of one slot, in ascending order, a layer at a time.
+
+        They may be of any number of tokens and leave gaps: what lies in a gap must be in the slot
+        before a layer is computed, but only of that layer. Other passes can run between layers.
+        Raises as `forward`.
+        """
+        self._check_open()
+        if not spans:
+            return LayerSteps(self, size, [])
+        with self._lock:
+            self._size(size)
+            batches = []
+            for batch in split_spans(spans, MAX_BATCH):
+                shapes = self._limits.shapes(batch, one_slot=True)
+                rows = [span.slot * self.context_length for span in batch]
+                batches.append(LayerBatch(batch, shapes, rows, self.architecture.hidden_size))
+            return LayerSteps(self, size, batches)
+
+    def compute_layer(self, asked: Plan | Level, index: int, batch: LayerBatch) -> None:
+        """Layer `index` over a batch of `layer_steps`, which calls this."""
+        with self._lock:
+            self._check_open()
+            size = self._size(asked)
+            layer, is_last = size.plan.layers[index], index == len(size.plan.layers) - 1
+            if (is_last or (index and not layer.ff)) and not layer.kv_heads:
+                return
+            self._step = None
+            if size.adapter is not None:
+                self._adapters.use(size.adapter)
+            graph = LayerGraph(self._model, size, index, batch)
+            try:
+                self._graphs.allocate(graph.address)
+                graph.use_slots()
+                if self._written is not batch:
+                    lengths = [shape.kv_length for shape in batch.shapes]
+                    self._inputs.write(batch.spans, lengths, batch.rows)
+                    self._written = batch
+                self._run(graph.address)
+            finally:
+                graph.close()
+            batch.swap()
+
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Memory that so many tokens take in a slot."""
+        return num_tokens * self._kv.token_bytes
+
+    def release_slot(self, slot: int, start: int = 0) -> None:
+        """Give back the memory of a slot's positions from `start` on; they read as zeros.
+
+        Does not wait for passes over other slots."""
+        self._limits.check_slot(slot)
+        self._check_open()
+        self._kv.release(slot, start)
+
+    def attention_power(self, size: Plan | Level, span: Span) -> NDArray[np.float32]:
+        """How strongly the queries of `span` attend to each position up to its end: float32
+        [positions], the mean over queries, heads and layers of the squared attention weights.
+
+        The span's keys and values must be in its slot; nothing is written there. Takes about the
+        time of computing the span. Raises as `forward` does.
+        """
+        with self._lock:
+            self._check_open()
+            self._step = self._written = None
+            chosen, (shape,) = self._size(size), self._limits.shapes([span])
+            first_row = self._kv.first_row(span.slot)
+            if chosen.adapter is not None:
+                self._adapters.use(chosen.adapter)
+            self._inputs.write([span], [shape.kv_length], [first_row])
+            self._backend.threads = self._threads.begin()
+            power = attention_power(self._model, chosen, shape, first_row, self._backend)
+            self._threads.end()
+            return power[: span.start + len(span.tokens)]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""
-        self._check_slot(source)
-        self._check_slot(target)
+        self._limits.check_slot(source)
+        self._limits.check_slot(target)
         if not 0 <= length <= self.context_length:
             raise RequestError(f"length is {length}; a slot holds 0..{self.context_length} tokens")
         with self._lock:
-            if self._closed:
-                raise RequestError("the model is closed")
+            self._check_open()
             self._kv.copy(source, target, length)
 
     def close(self) -> None:
@@ -138,6 +225,15 @@ class Engine:
             self._kv.close()
             self._adapters.close()
             self._weights.close()
+
+    def _run(self, graph: int) -> None:
+        self._backend.threads = self._threads.begin()
+        self._backend.compute(graph)
+        self._threads.end()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestError("the model is closed")
 
     def _advance(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass | None:
         """The last pass with its inputs moved on, if `spans` is the decode step after it.
@@ -158,9 +254,9 @@ class Engine:
 
     def _prepare(self, asked: Plan | Level, spans: Sequence[Span]) -> _Pass:
         """The graph for any batch, with its inputs written."""
-        self._step = None
+        self._step = self._written = None
         size = self._size(asked)
-        shapes = self._shapes(spans)
+        shapes = self._limits.shapes(spans)
         rows = [span.slot * self.context_length for span in spans]
         graph = self._graphs.get(size, shapes)
         if size.adapter is not None:
@@ -203,43 +299,6 @@ class Engine:
             raise UnknownLevelError(f"{self.bundle.name} has no adapter {level.adapter!r}")
         adapter.check_fits(self.architecture, level.plan)
         return Size(level.plan, self._adapters.add(adapter, self.architecture, level.plan))
-
-    def _shapes(self, spans: Sequence[Span]) -> tuple[SpanShape, ...]:
-        """What the graph must fit; raises what `forward` says of bad spans."""
-        shapes = []
-        slots = set()
-        total = 0
-        for span in spans:
-            tokens = span.tokens
-            count = len(tokens)
-            end = span.start + count
-            if count < 1 or span.start < 0:
-                raise RequestError("a span needs at least one token and a start of at least 0")
-            if end > self.context_length:
-                raise ContextOverflowError(
-                    f"{end} tokens do not fit the context of {self.context_length}",
-                    needed_tokens=end,
-                    available_tokens=self.context_length,
-                )
-            if min(tokens) < 0 or max(tokens) >= self.architecture.vocab_size:
-                raise RequestError(
-                    f"token ids must be in 0..{self.architecture.vocab_size - 1}, "
-                    f"got {min(tokens)}..{max(tokens)}"
-                )
-            self._check_slot(span.slot)
-            slots.add(span.slot)
-            total += count
-            kv_length = min(-(-end // KV_BUCKET) * KV_BUCKET, self.context_length)
-            shapes.append(SpanShape(count, kv_length, span.num_outputs))
-        if not 1 <= total <= MAX_BATCH:
-            raise RequestError(f"a batch holds 1 to {MAX_BATCH} tokens, got {total}")
-        if len(slots) != len(shapes):
-            raise RequestError("two spans of one batch are in the same slot")
-        return tuple(shapes)
-
-    def _check_slot(self, slot: int) -> None:
-        if not 0 <= slot < self.num_slots:
-            raise RequestError(f"slot is {slot}; there are {self.num_slots}, from 0")
 
 
 def _context_length(bundle: Bundle, options: EngineOptions) -> int:

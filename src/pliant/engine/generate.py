@@ -86,24 +86,28 @@ class Request:
     started: float
 
 
-def prompt_spans(slot: int, prompt: Sequence[int]) -> Iterator[Span]:
-    """`prompt` in batches for `slot`; only the last one gives logits, of its last token."""
-    for start in range(0, len(prompt), MAX_BATCH):
+def prompt_spans(slot: int, prompt: Sequence[int], computed: int = 0) -> Iterator[Span]:
+    """`prompt` after its first `computed` tokens, in batches for `slot`; only the last one gives
+    logits, of its last token."""
+    for start in range(computed, len(prompt), MAX_BATCH):
         tokens = prompt[start : start + MAX_BATCH]
         is_last = start + MAX_BATCH >= len(prompt)
         yield Span(slot, tokens, start, "last" if is_last else "none")
 
 
 class TokenLoop:
-    """Generates one answer; `run` may be called once."""
+    """Generates one answer; `run` or `run_in` may be called once.
 
-    def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, slots: SlotPool, request: Request
-    ) -> None:
+    `computed` is how many tokens of prompt and answer have keys and values in the slot, `end` the
+    end-of-generation token that the model chose.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request) -> None:
         """Raises SamplingError for a grammar or token that does not exist."""
+        self.computed = 0
+        self.end: int | None = None
         self._engine = engine
         self._tokenizer = tokenizer
-        self._slots = slots
         self._request = request
         self._sampler = Sampler(request.sampling, tokenizer)
         self._text = TextStream(request.stop)
@@ -113,25 +117,34 @@ class TokenLoop:
         self._first_at: float | None = None
         self._last_at = request.started
 
-    def run(self) -> Generator[Chunk, None, None]:
+    def run(self, slots: SlotPool) -> Generator[Chunk, None, None]:
         """Chunks up to the end; closing the generator cancels and gives the slot back.
 
         Raises BusyError if no slot is free.
         """
-        with closing(self._sampler), self._slots.lease() as [slot]:
+        with slots.lease() as [slot]:
+            yield from self.run_in(slot)
+
+    def run_in(self, slot: int, computed: int = 0) -> Generator[Chunk, None, None]:
+        """As `run`, in a slot of the caller's that has the first `computed` tokens of the prompt,
+        fewer than all."""
+        self.computed = computed
+        with closing(self._sampler):
             reason = yield from self._decode(slot)
             yield self._last_chunk(reason)
 
     def _decode(self, slot: int) -> Generator[Chunk, None, FinishReason]:
         request = self._request
-        for span in prompt_spans(slot, request.prompt):
+        for span in prompt_spans(slot, request.prompt, self.computed):
             if self._is_cancelled():
                 return "cancelled"
             rows = self._engine.forward(request.level, [span])
+            self.computed = span.start + len(span.tokens)
         logits: Logits = rows[-1]
         self._sampler.prime(request.prompt)
         while (token := self._sampler.sample(logits)) is not None:
             if token in self._tokenizer.eog:
+                self.end = token
                 return "stop"
             self._clock()
             self._sampler.accept(token)
@@ -144,6 +157,7 @@ class TokenLoop:
                 return "cancelled"
             position = len(request.prompt) + len(self._tokens) - 1
             logits = self._engine.forward(request.level, [Span(slot, (token,), position)])[0]
+            self.computed = position + 1
         return "stop"
 
     def _chunk(self, token: int, logits: Logits) -> Chunk:

@@ -5,6 +5,7 @@ operations is llama.cpp's, so that the full level's logits equal its logits.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +57,13 @@ class Graph:
     """
 
     def __init__(self, model: Model, size: Size, spans: tuple[SpanShape, ...]) -> None:
-        needed = _tensors_needed(model, size, len(spans))
+        needed = tensors_needed(model, size, len(spans))
         self._context = Context(max_tensors=needed, graph_size=needed)
         self.address = self._context.new_graph(needed)
-        builder = _Builder(model, self._context, self.address, size.adapter, spans)
+        builder = Builder(model, self._context, self.address, size.adapter, spans)
         self._logits = builder.build(size.plan)
         if self._logits is not None:
+            bind().build_forward_expand(self.address, self._logits.address)
             # ggml gives no memory to a tensor that has some; `new_logits` says where, each time.
             self._logits.point_to(self._logits.address)
         self.hidden = builder.hidden
@@ -90,10 +92,14 @@ class Graph:
         self._context.close()
 
 
-def _tensors_needed(model: Model, size: Size, spans: int) -> int:
+def tensors_needed(
+    model: Model, size: Size, spans: int, layers: Iterable[int] | None = None
+) -> int:
+    """Tensors of a graph of all layers of a size, or of those of the numbers `layers`."""
     weights = model.weights
     total = 64
-    for index, layer in enumerate(size.plan.layers):
+    for index in range(len(size.plan.layers)) if layers is None else layers:
+        layer = size.plan.layers[index]
         cut = [weights.matrix(index, name).segments for name in ("attn_output", "ffn_down")]
         total += _TENSORS_PER_LAYER + _TENSORS_PER_SPAN * spans
         total += _TENSORS_PER_SEGMENT * sum(len(segments) for segments in cut)
@@ -104,8 +110,9 @@ def _tensors_needed(model: Model, size: Size, spans: int) -> int:
     return total
 
 
-class _Builder:
-    """Adds one sub-model's computation to a graph; `cached` as `AttentionBuilder` says."""
+class Builder:
+    """Makes one sub-model's computation; what is stored in the cache is in the graph at once, the
+    logits are the caller's to add. `attention` adds the attention, `cached` is as it says."""
 
     def __init__(
         self,
@@ -114,6 +121,7 @@ class _Builder:
         graph: int,
         adapter: LevelAdapter | None,
         spans: tuple[SpanShape, ...],
+        attention: type[AttentionBuilder] = AttentionBuilder,
     ) -> None:
         self._a = model.architecture
         self._weights = model.weights
@@ -137,16 +145,11 @@ class _Builder:
             sliding_masks=masks if sliding is None else _mask_views(context, sliding, spans),
             factors=None if factors is None else model.weights.tensor(factors),
         )
-        self._attention = AttentionBuilder(
-            context, graph, self._a, self._projector, model.kv, spans, batch
-        )
-        self.cached = self._attention.cached
+        self.attention = attention(context, graph, self._a, self._projector, model.kv, spans, batch)
+        self.cached = self.attention.cached
 
     def build(self, plan: Plan) -> Tensor | None:
-        c = self._c
-        x = c.get_rows(self._weights.tensor("token_embd.weight"), self._tokens)
-        if self._a.family.scales_embeddings:
-            x = c.scale(x, math.sqrt(self._a.hidden_size))
+        x = self._embed()
         last = len(plan.layers) - 1
         for index, layer in enumerate(plan.layers):
             if index == last and self._outputs is None:
@@ -154,9 +157,28 @@ class _Builder:
                 return None
             x = self._layer(x, index, layer, last=index == last)
         self.hidden = self._norm(x, "output_norm.weight")
-        logits = self._logits(self.hidden)
-        self._expand(logits)
-        return logits
+        return self._logits(self.hidden)
+
+    def build_layer(
+        self, x: Tensor | None, index: int, layer: LayerPlan, *, store_only: bool
+    ) -> Tensor | None:
+        """One layer alone, on the state `x` [hidden, n] of the layer before, or on embeddings.
+
+        Returns the state after it, or None if only keys and values are wanted.
+        """
+        x = self._embed() if x is None else x
+        if store_only:
+            self._store_only(x, index, layer)
+            return None
+        x = self._layer(x, index, layer, last=False)
+        self._expand(x)
+        return x
+
+    def _embed(self) -> Tensor:
+        x = self._c.get_rows(self._weights.tensor("token_embd.weight"), self._tokens)
+        if self._a.family.scales_embeddings:
+            x = self._c.scale(x, math.sqrt(self._a.hidden_size))
+        return x
 
     def _logits(self, x: Tensor) -> Tensor:
         c, cap = self._c, self._a.final_softcap
@@ -168,7 +190,7 @@ class _Builder:
     def _layer(self, x: Tensor, index: int, layer: LayerPlan, *, last: bool) -> Tensor:
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            attended = self._attention.attend(normed, index, layer)
+            attended = self.attention.attend(normed, index, layer)
         if last and self._outputs is not None:
             x = self._c.get_rows(x, self._outputs)
             attended = self._c.get_rows(attended, self._outputs) if layer.kv_heads else x
@@ -192,7 +214,7 @@ class _Builder:
         """The last layer of a prompt chunk whose logits nobody wants."""
         if layer.kv_heads:
             normed = self._norm(x, f"blk.{index}.attn_norm.weight")
-            self._attention.store(normed, index, layer)
+            self.attention.store(normed, index, layer)
         else:
             self._expand(x)
 

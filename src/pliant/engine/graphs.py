@@ -82,13 +82,18 @@ class GraphCache:
 
     def _build(self, size: Size, shapes: tuple[SpanShape, ...]) -> Graph:
         graph = Graph(self._model, size, shapes)
+        self.allocate(graph.address)
+        return graph
+
+    def allocate(self, graph: int) -> None:
+        """Give the intermediate results of the graph at this address memory, until the next one
+        is computed."""
         generation = self._allocator.generation
         try:
-            self._allocator.allocate(graph.address)
+            self._allocator.allocate(graph)
         finally:
             if self._allocator.generation != generation:
                 self._drop()
-        return graph
 
     def _drop(self) -> None:
         """The shared memory moved, or goes: nothing built in it can run any more."""

@@ -4,12 +4,15 @@ A sub-model with fewer KV heads uses a prefix of each row, so what it wrote stay
 smaller level. Pages take physical memory only once written.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pliant.bundle import Architecture
 from pliant.engine.options import KvType
 from pliant.engine.views import Views
 from pliant.errors import UnsupportedModelError
 from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.memory import ALIGNMENT, Buffer, release_shared_pages
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
@@ -17,7 +20,11 @@ _TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 
 
 class KvCache:
-    """Per layer K and V [kv_heads * head_dim, slots * context_length]."""
+    """Per layer K and V [kv_heads * head_dim, slots * context_length].
+
+    `rows` is all of it as bytes [2 * layers, slots * context_length, row_bytes]: keys of layer i
+    at 2 * i, values at 2 * i + 1; valid until the cache is closed.
+    """
 
     def __init__(
         self, architecture: Architecture, slots: int, context_length: int, kv_type: KvType
@@ -36,6 +43,7 @@ class KvCache:
         self.head_bytes = row_size(self.type, architecture.head_dim)
         size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
         count = 2 * architecture.num_layers
+        self.token_bytes = self.row_bytes * count
         self._views = Views()
         self._buffer = Buffer.zeroed(size * count)
         self._context = Context(max_tensors=count)
@@ -49,7 +57,7 @@ class KvCache:
         planes = self._buffer.bytes()[: size * count].reshape(count, size)[
             :, : self.row_bytes * rows
         ]
-        self._rows = planes.reshape(count, rows, self.row_bytes)
+        self.rows: NDArray[np.uint8] = planes.reshape(count, rows, self.row_bytes)
 
     def target(self, cache: Tensor, width: int) -> Tensor:
         """The first `width` columns of every row of a cache tensor, to write into."""
@@ -61,7 +69,14 @@ class KvCache:
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot into another, all layers."""
         first, start = self.first_row(source), self.first_row(target)
-        self._rows[:, start : start + length] = self._rows[:, first : first + length]
+        self.rows[:, start : start + length] = self.rows[:, first : first + length]
+
+    def release(self, slot: int, start: int) -> None:
+        """Give back the memory of a slot's rows from position `start` on, all layers."""
+        first = self.first_row(slot)
+        for plane in self.rows:
+            rows = plane[first + start : first + self.context_length]
+            release_shared_pages(rows.ctypes.data, rows.nbytes)
 
     def close(self) -> None:
         self._views.close()

@@ -128,7 +128,34 @@ class ElasticModel:
         Bad requests raise here, before the first chunk is asked for; BusyError comes with it.
         Closing the iterator cancels between tokens.
         """
-        started = time.perf_counter()
+        loop = self.token_loop(
+            prompt,
+            level=level,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            logprobs=logprobs,
+            cancel=cancel,
+        )
+        return loop.run(self._slots)
+
+    def token_loop(
+        self,
+        prompt: Prompt,
+        *,
+        level: float = 1.0,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        cancel: CancelSignal | None = None,
+        started: float | None = None,
+    ) -> TokenLoop:
+        """`stream` before it takes a slot, for callers with a slot of their own.
+
+        `started` is the time.perf_counter() that the time to the first token counts from.
+        """
+        started = time.perf_counter() if started is None else started
         chosen = self.bundle.level(level)
         _check_count("max_tokens", max_tokens, 1, None)
         if logprobs is not None:
@@ -144,13 +171,20 @@ class ElasticModel:
             cancel=cancel,
             started=started,
         )
-        return TokenLoop(self.engine, self.tokenizer, self._slots, request).run()
+        return TokenLoop(self.engine, self.tokenizer, request)
 
     @contextmanager
     def lease_slot(self) -> Iterator[int]:
         """A slot of the engine for the caller's own forward passes; BusyError if none is free."""
         with self._slots.lease() as [slot]:
             yield slot
+
+    @contextmanager
+    def lease_slots(self, most: int) -> Iterator[list[int]]:
+        """At least one slot and up to `most`, one being left to others if there are several;
+        BusyError if none is free."""
+        with self._slots.lease(most) as slots:
+            yield slots
 
     def logits(self, prompt: Prompt, *, level: float = 1.0) -> Logits:
         """Raw logits after each token of `prompt`, float32 [tokens, vocab].
@@ -218,7 +252,7 @@ class ElasticModel:
             raise RequestError("a prompt in bytes must be decoded to text first")
         messages = [item for item in prompt if isinstance(item, Mapping)]
         if len(messages) == len(prompt):
-            return self.tokenizer.encode_pieces(self._chat_template.render(messages))
+            return self.tokenizer.encode_pieces(self.chat_template.render(messages))
         tokens = [int(item) for item in prompt if isinstance(item, (int, np.integer))]
         if len(tokens) != len(prompt):
             raise RequestError(_PROMPT_KINDS)
@@ -227,7 +261,7 @@ class ElasticModel:
         return tokens
 
     @cached_property
-    def _chat_template(self) -> ChatTemplate:
+    def chat_template(self) -> ChatTemplate:
         source = self.bundle.gguf.metadata.get("tokenizer.chat_template")
         if not isinstance(source, str):
             raise TemplateError(

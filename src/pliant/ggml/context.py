@@ -152,6 +152,15 @@ class Context(Owner):
         _check_plain(a, "take tanh of")
         return Tensor.at(self._c.tanh(self._room(), a.address))
 
+    def soft_max(self, a: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """softmax(scale * a + mask) along the rows of a [m, n, heads]; mask F16 [m, n]."""
+        _check_plain(a, "take softmax of")
+        if mask.type != GgmlType.F16 or mask.shape != (*a.shape[:2], 1, 1):
+            raise TensorError(f"mask {mask.describe()} does not cover {a.describe()}")
+        if not mask.is_contiguous:
+            raise TensorError(f"softmax takes a contiguous mask, not {mask.describe()}")
+        return Tensor.at(self._c.soft_max_ext(self._room(), a.address, mask.address, scale, 0.0))
+
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) * up"""
         _check_gated(gate, up, "swiglu")
@@ -169,8 +178,9 @@ class Context(Owner):
         return Tensor.at(self._c.get_rows(self._room(), table.address, rows.address))
 
     def set_rows(self, table: Tensor, values: Tensor, rows: Tensor) -> Tensor:
-        """Write F32 `values` [k, n] into rows `rows` (I64 [n]) of `table` [k, m]."""
+        """Write F32 `values` [k, n, z] into rows `rows` (I64 [n]) of every `table` [k, m, z]."""
         fits = table.shape[0] == values.shape[0] and values.shape[1] == rows.shape[0]
+        fits = fits and table.shape[2:] == values.shape[2:]
         if not fits or values.type != GgmlType.F32 or rows.type != GgmlType.I64:
             raise TensorError(
                 f"cannot write {values.describe()} at {rows.describe()} of {table.describe()}"

@@ -119,6 +119,9 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     "ggml_relu": (_P, [_P, _P]),
     # struct ggml_tensor * ggml_gelu_erf(struct ggml_context * ctx, struct ggml_tensor * a)
     "ggml_gelu_erf": (_P, [_P, _P]),
+    # struct ggml_tensor * ggml_soft_max_ext(struct ggml_context * ctx, struct ggml_tensor * a,
+    #     struct ggml_tensor * mask, float scale, float max_bias)
+    "ggml_soft_max_ext": (_P, [_P, _P, _P, _F32, _F32]),
     # struct ggml_tensor * ggml_get_rows(struct ggml_context * ctx, struct ggml_tensor * a,
     #     struct ggml_tensor * b)
     "ggml_get_rows": (_P, [_P, _P, _P]),

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +131,15 @@ def release_pages(base: int, size: int) -> None:
 
     Does nothing where the system has no such call.
     """
-    advice = getattr(mmap, "MADV_DONTNEED", None)
+    _release(base, size, getattr(mmap, "MADV_DONTNEED", None))
+
+
+def release_shared_pages(base: int, size: int) -> None:
+    """As `release_pages`, for memory of `Buffer.zeroed`, which Python maps as shared."""
+    _release(base, size, getattr(mmap, "MADV_REMOVE", None))
+
+
+def _release(base: int, size: int, advice: int | None) -> None:
     start = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (base + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if advice is not None and end > start:
@@ -149,8 +158,13 @@ def advise_huge_pages(base: int, size: int) -> None:
 
 
 def _madvise(start: int, length: int, advice: int) -> None:
-    libc = ctypes.CDLL(None)
+    _system_madvise()(start, length, advice)
+
+
+@cache
+def _system_madvise() -> Any:
+    madvise = ctypes.CDLL(None).madvise
     # int madvise(void * addr, size_t length, int advice)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.madvise.restype = ctypes.c_int
-    libc.madvise(start, length, advice)
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    madvise.restype = ctypes.c_int
+    return madvise

@@ -48,7 +48,6 @@ class Rehearsal:
         """Answer once at the level of this index."""
         from pliant.engine.generate import Request, TokenLoop
         from pliant.engine.sampling import SamplingParams
-        from pliant.engine.slots import SlotPool
 
         begin = self.clock()
         request = Request(
@@ -62,8 +61,8 @@ class Rehearsal:
             started=begin,
         )
         engine = cast("Engine", _Stage(self.model.engine, self.slot, point.start, self.logits))
-        loop = TokenLoop(engine, self.model.tokenizer, SlotPool(1), request)
-        times = [self.clock() for _ in loop.run()][: point.steps + 1]
+        loop = TokenLoop(engine, self.model.tokenizer, request)
+        times = [self.clock() for _ in loop.run_in(self.slot)][: point.steps + 1]
         step_s = (times[-1] - times[0]) / point.steps if point.steps else None
         return Visit(point, times[0] - begin, step_s)
 

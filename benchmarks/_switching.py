@@ -1,0 +1,212 @@
+"""Context managers that are compared, on one engine: what a switch to a context costs with each.
+
+Keys and values are random numbers: only their number matters here. Emulated storage makes
+pliant's reads really wait; for the others its time is added by arithmetic, with reading and
+decoding overlapped perfectly, writing free, and nothing for their bookkeeping.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pliant.contexts.codec import ChunkCodec
+from pliant.contexts.costs import RestoreCosts
+from pliant.contexts.identity import CHUNK_TOKENS, KeySpace
+from pliant.contexts.memory import Memory
+from pliant.contexts.options import ContextOptions
+from pliant.contexts.restore import Restorer
+from pliant.contexts.spans import chunk_spans
+from pliant.contexts.storage import EmulatedDisk, StorageProfile
+from pliant.contexts.store import Store
+from pliant.contexts.swapout import Swapper, Unsaved
+from pliant.engine.engine import Engine
+
+
+@dataclass
+class Workload:
+    """Contexts by number: their tokens now. `grow` is what a call adds to one."""
+
+    engine: Engine
+    lengths: dict[int, int]
+    grow: int
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        vocab = self.engine.architecture.vocab_size
+        most = self.engine.context_length
+        self.tokens = {c: rng.integers(5, vocab, most).tolist() for c in self.lengths}
+
+    def extend(self, context: int) -> int:
+        """The context's length after a call."""
+        most = self.engine.context_length
+        self.lengths[context] = min(most, self.lengths[context] + self.grow)
+        return self.lengths[context]
+
+
+class Manager(Protocol):
+    def switch(self, context: int) -> float:
+        """Milliseconds until all of the context's keys and values can be attended to."""
+
+    def ended(self, context: int) -> None:
+        """A call was answered, and the context is longer now. Not timed."""
+
+    def close(self) -> None: ...
+
+
+class WholeContexts:
+    """Contexts stay in memory in f16 as long as they fit, least recently used first out; `bring`
+    says what one that is out costs, in milliseconds by its length."""
+
+    def __init__(self, work: Workload, budget: int, bring: Callable[[int], float]) -> None:
+        self._work = work
+        self._budget = budget
+        self._bring = bring
+        self._resident: OrderedDict[int, int] = OrderedDict()
+        for context in work.lengths:
+            self.ended(context)
+
+    def switch(self, context: int) -> float:
+        if context in self._resident:
+            return 0.0
+        self.ended(context)
+        return self._bring(self._work.lengths[context])
+
+    def ended(self, context: int) -> None:
+        self._resident.pop(context, None)
+        self._resident[context] = self._work.engine.kv_bytes(self._work.lengths[context])
+        while sum(self._resident.values()) > self._budget:
+            self._resident.popitem(last=False)
+
+    def close(self) -> None: ...
+
+
+class Chunks:
+    """vLLM-S and vLLM-SQ: chunks of all contexts in one LRU queue, in f16, which is attended to
+    where it lies, or in 8 bits, which is decoded into the slot."""
+
+    def __init__(
+        self, work: Workload, budget: int, storage: StorageProfile, costs: RestoreCosts, bits: int
+    ) -> None:
+        self._work = work
+        self._budget = budget
+        self._storage = storage
+        self._token_bytes = work.engine.kv_bytes(1) * (1.0 if bits == 16 else 8.5 / 16)
+        self._token_ms = 0.0 if bits == 16 else costs.token_ms[bits]
+        self._copy_ms = costs.token_ms[16]
+        self._lru: OrderedDict[tuple[int, int], float] = OrderedDict()
+        self._used = 0.0
+        for context in work.lengths:
+            self.ended(context)
+
+    def switch(self, context: int) -> float:
+        length = self._work.lengths[context]
+        chunks = self._chunks(context)
+        missing = [key for key in chunks if key not in self._lru]
+        tokens = sum(min(CHUNK_TOKENS, length - number * CHUNK_TOKENS) for _, number in missing)
+        read_ms = 1000 * self._storage.read_s(int(tokens * self._token_bytes), bool(missing))
+        decode_ms = length * self._token_ms if self._token_ms else tokens * self._copy_ms
+        self.ended(context)
+        return max(read_ms, decode_ms)
+
+    def ended(self, context: int) -> None:
+        for key in self._chunks(context):
+            self._used -= self._lru.pop(key, 0.0)
+            self._lru[key] = CHUNK_TOKENS * self._token_bytes
+            self._used += self._lru[key]
+        while self._used > self._budget:
+            self._used -= self._lru.popitem(last=False)[1]
+
+    def _chunks(self, context: int) -> list[tuple[int, int]]:
+        return [(context, n) for n in range(-(-self._work.lengths[context] // CHUNK_TOKENS))]
+
+    def close(self) -> None: ...
+
+
+class Pliant:
+    """pliant's own parts, as calls use them; the journal and the answer are left out."""
+
+    def __init__(
+        self,
+        work: Workload,
+        budget: int,
+        storage: StorageProfile,
+        costs: RestoreCosts,
+        folder: Path,
+    ) -> None:
+        engine = work.engine
+        self._work = work
+        self._level = engine.bundle.levels[-1]
+        self._space = KeySpace.of(engine)
+        self._codec = ChunkCodec(engine)
+        self._store = Store(folder, quota_bytes=64 << 30, device=EmulatedDisk(storage))
+        self._memory = Memory(engine, range(engine.num_slots), budget)
+        self._restorer = Restorer(engine, self._codec, self._memory, self._store, costs)
+        options = ContextOptions(memory_bytes=budget)
+        self._swapper = Swapper(engine, self._codec, self._memory, self._store, options)
+        rng = np.random.default_rng(1)
+        shape = (engine.kv.rows.shape[0], engine.context_length, engine.kv.row_bytes // 2)
+        row = rng.standard_normal(shape[2], dtype=np.float32).astype(np.float16)
+        self._filling = np.broadcast_to(row.view(np.uint8), (*shape[:2], engine.kv.row_bytes))
+        for context in work.lengths:
+            self._run(context, 0)
+
+    def switch(self, context: int) -> float:
+        tokens = self._work.tokens[context][: self._work.lengths[context]]
+        spans = chunk_spans(self._space, tokens, [1.0] * len(tokens))
+        begin = time.perf_counter()
+        room = min(self._work.engine.context_length, len(tokens) + self._work.grow)
+        with self._memory.running(f"{context:032x}", room) as slot:
+            slot.expect(tokens)
+            self._memory.hold(slot, len(tokens))
+            missing = slot.missing(spans, 1.0)
+            if missing:
+                self._restorer.restore(slot, tokens, missing, self._level)
+            elapsed_ms = 1000 * (time.perf_counter() - begin)
+            epoch = slot.epoch
+        self._memory.settle(slot, epoch)
+        return elapsed_ms
+
+    def ended(self, context: int) -> None:
+        self._run(context, max(0, self._work.lengths[context] - self._work.grow))
+
+    def check(self) -> tuple[int, int]:
+        """Most bytes ever tracked, and the budget."""
+        self._memory.check()
+        return self._memory.use.peak, self._memory.use.budget
+
+    def close(self) -> None:
+        self._swapper.close()
+        self._restorer.close()
+        self._codec.close()
+        self._store.close()
+        for slot in range(self._work.engine.num_slots):
+            self._work.engine.release_slot(slot)
+
+    def _run(self, context: int, start: int) -> None:
+        """A call that adds the tokens from `start` on, and is saved."""
+        length, engine = self._work.lengths[context], self._work.engine
+        tokens = self._work.tokens[context][:length]
+        with self._memory.running(f"{context:032x}", length) as slot:
+            self._swapper.wait_for_encoder()
+            slot.expect(tokens)
+            self._memory.hold(slot, length)
+            first = slot.number * engine.context_length
+            engine.kv.rows[:, first + start : first + length] = self._filling[:, start:length]
+            slot.append(tokens[start:], start, 1.0)
+            epoch = slot.epoch
+        spans = chunk_spans(self._space, tokens, [1.0] * length)
+        outdated = []
+        if start % CHUNK_TOKENS:
+            before = chunk_spans(self._space, tokens[:start], [1.0] * start)
+            outdated = [before[-1].key]
+        job = Unsaved(f"{context:032x}", slot, epoch, tokens, spans, outdated, self._level)
+        self._swapper.submit(job)
+        self._swapper.flush()

@@ -1,0 +1,250 @@
+"""What switching to another context costs: pliant against killing, swapping and paging.
+
+Traces of calls that go from app to app, as people do: often back to one of the last, else by
+popularity (Zipf). Managers share one engine and have the same memory. Contexts are killed and
+computed again (LMK), swapped whole in f16, paged in f16 chunks (vLLM-S), in 8-bit chunks
+(vLLM-SQ), saved and loaded as slots by llama.cpp, or kept by pliant. Storage is this machine's,
+as measured, and emulated UFS, eMMC and SD. A model in the shape of Llama-3.2-1B with random
+weights is made on the first run; `pocket` is run, too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _llama_slots import measure_loading
+from _report import Report, parser
+from _switching import Chunks, Manager, Pliant, WholeContexts, Workload
+from _synthetic import LLAMA_1B, LLAMA_QUICK, make_bundle
+from pliant.bundle import Bundle, open_bundle
+from pliant.contexts.codec import ChunkCodec
+from pliant.contexts.costs import RestoreCosts, profile_costs
+from pliant.contexts.measure_storage import measure_storage
+from pliant.contexts.storage import StorageProfile
+from pliant.engine.engine import Engine
+from pliant.engine.options import EngineOptions
+from pliant.engine.span import Span
+from pliant.ggml.types import GgmlType
+
+MODELS = Path(__file__).parent / ".models"
+THREADS = 2
+GROWTH = 32
+BUDGETS = (1 / 8, 1 / 4, 1 / 2)
+EMULATED = {
+    "UFS 3.1": StorageProfile(1.5e9, 100e-6),
+    "eMMC": StorageProfile(200e6, 200e-6),
+    "SD card": StorageProfile(40e6, 1e-3),
+}
+RECENT = 4
+BASELINES = ("LMK", "whole swap", "vLLM-S", "vLLM-SQ", "llama.cpp slots")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured of a model."""
+
+    contexts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    switches: int
+    budgets: tuple[float, ...]
+    storages: tuple[str, ...]
+
+
+def trace(num_contexts: int, length: int, seed: int) -> list[int]:
+    """Half of the calls go back to one of the last contexts, the others by Zipf's law."""
+    rng = np.random.default_rng(seed)
+    popularity = 1 / np.arange(1, num_contexts + 1)
+    popularity /= popularity.sum()
+    calls: list[int] = []
+    while len(calls) < length:
+        recent = list(dict.fromkeys(calls[::-1]))[1 : RECENT + 1]
+        if recent and rng.random() < 0.5:
+            calls.append(int(rng.choice(recent)))
+        else:
+            calls.append(int(rng.choice(num_contexts, p=popularity)))
+    return calls
+
+
+class Bench:
+    """One model: its engine, what recomputing and loading cost, and all cells."""
+
+    def __init__(self, report: Report, name: str, bundle: Bundle, scale: Scale) -> None:
+        self.report = report
+        self.name = name
+        self.scale = scale
+        most = max(scale.lengths) + 8 * GROWTH
+        self.context_length = min(most, bundle.architecture.context_length)
+        slots = max(scale.contexts)
+        options = EngineOptions(threads=THREADS, slots=slots, context_length=self.context_length)
+        self.engine = Engine(bundle, options)
+        self.recompute = self._measure_recomputing()
+        self.load = measure_loading(bundle.gguf.path, scale.lengths, self.context_length, THREADS)
+
+    def run(self, folder: Path) -> None:
+        machine = measure_storage(folder)
+        storages = {"this disk": machine, **EMULATED}
+        for storage in self.scale.storages:
+            for number in self.scale.contexts:
+                for share in self.scale.budgets:
+                    self._cell(storage, storages[storage], number, share, folder)
+        self.engine.close()
+
+    def _cell(
+        self, storage: str, profile: StorageProfile, number: int, share: float, folder: Path
+    ) -> None:
+        lengths = self._lengths(number)
+        calls = trace(number, self.scale.switches, self.report.seed)
+        final = {
+            c: min(self.context_length, n + GROWTH * calls.count(c)) for c, n in lengths.items()
+        }
+        least = 1.15 * self.engine.kv_bytes(max(final.values()))
+        budget = int(max(share * self.engine.kv_bytes(sum(lengths.values())), least))
+        for name, make in self._managers(profile, budget, folder):
+            work = Workload(self.engine, dict(lengths), GROWTH)
+            manager = make(work)
+            times = []
+            for context in calls:
+                times.append(manager.switch(context))
+                work.extend(context)
+                manager.ended(context)
+            if isinstance(manager, Pliant):
+                peak, limit = manager.check()
+                assert peak <= limit
+            manager.close()
+            self.report.row(
+                model=self.name,
+                storage=storage,
+                contexts=number,
+                budget=share,
+                manager=name,
+                mean_ms=statistics.mean(times),
+                p50_ms=float(np.percentile(times, 50)),
+                p99_ms=float(np.percentile(times, 99)),
+            )
+
+    def _managers(
+        self, profile: StorageProfile, budget: int, folder: Path
+    ) -> Iterator[tuple[str, Callable[[Workload], Manager]]]:
+        costs, kv_bytes = self._costs(profile), self.engine.kv_bytes
+
+        def swap(length: int) -> float:
+            read_ms = 1000 * profile.read_s(kv_bytes(length))
+            return max(read_ms, costs.token_ms[16] * length)
+
+        def load(length: int) -> float:
+            return max(1000 * profile.read_s(kv_bytes(length)), self.load(length))
+
+        yield "LMK", lambda work: WholeContexts(work, budget, self.recompute)
+        yield "whole swap", lambda work: WholeContexts(work, budget, swap)
+        yield "vLLM-S", lambda work: Chunks(work, budget, profile, costs, 16)
+        yield "vLLM-SQ", lambda work: Chunks(work, budget, profile, costs, 8)
+        yield "llama.cpp slots", lambda work: WholeContexts(work, budget, load)
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            yield "pliant", lambda work: Pliant(work, budget, profile, costs, Path(store))
+
+    def _costs(self, profile: StorageProfile) -> RestoreCosts:
+        codec = ChunkCodec(self.engine)
+        costs = profile_costs(self.engine, codec, 0, profile, None)
+        codec.close()
+        return costs
+
+    def _lengths(self, number: int) -> dict[int, int]:
+        """Initial lengths, mixed over popular and rare contexts."""
+        rng = np.random.default_rng(self.report.seed)
+        return {c: int(rng.choice(self.scale.lengths)) for c in range(number)}
+
+    def _measure_recomputing(self) -> Callable[[int], float]:
+        """Milliseconds to compute a context of a length anew, interpolated."""
+        level, most = self.engine.bundle.levels[-1], self.context_length
+        tokens = [5 + i % 200 for i in range(most)]
+        lengths, times = [0], [0.0]
+        for start in range(0, most, 256):
+            part = tokens[start : start + 256]
+            begin = time.perf_counter()
+            self.engine.forward(level, [Span(0, part, start, "none")])
+            lengths.append(start + len(part))
+            times.append(times[-1] + 1000 * (time.perf_counter() - begin))
+        self.engine.release_slot(0)
+        return lambda length: float(np.interp(length, lengths, times))
+
+
+def claims(report: Report, model: str) -> None:
+    """The goals, over all cells of a model."""
+    cells: dict[tuple[str, int, float], dict[str, float]] = {}
+    for row in report.results:
+        if row["model"] == model:
+            key = row["storage"], row["contexts"], row["budget"]
+            cells.setdefault(key, {})[row["manager"]] = row["mean_ms"]
+    paged = [cell["vLLM-S"] / cell["pliant"] for cell in cells.values()]
+    killed = [cell["LMK"] / cell["pliant"] for cell in cells.values()]
+    best = [min(cell[name] for name in BASELINES) / cell["pliant"] for cell in cells.values()]
+    report.at_least(f"{model}: vLLM-S / pliant, mean over cells", 9.7, statistics.mean(paged))
+    report.at_least(f"{model}: vLLM-S / pliant, best cell", 20, max(paged))
+    report.at_least(f"{model}: LMK / pliant, median cell", 100, statistics.median(killed))
+    report.at_least(f"{model}: best baseline / pliant, worst cell", 1, min(best))
+
+
+def plot(rows: list[dict[str, Any]], model: str, path: Path) -> None:
+    """Mean switching latency by manager: a panel per storage, over the budgets."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row["model"] == model]
+    storages = list(dict.fromkeys(row["storage"] for row in rows))
+    figure, panels = pyplot.subplots(1, len(storages), sharey=True, squeeze=False, figsize=(10, 3))
+    for panel, storage in zip(panels[0], storages, strict=True):
+        for manager in (*BASELINES, "pliant"):
+            budgets = sorted({row["budget"] for row in rows})
+            means = [
+                statistics.mean(
+                    row["mean_ms"]
+                    for row in rows
+                    if (row["storage"], row["manager"], row["budget"]) == (storage, manager, budget)
+                )
+                for budget in budgets
+            ]
+            panel.plot(budgets, means, marker="o", label=manager)
+        panel.set(title=storage, xlabel="memory / contexts' f16 size", yscale="log")
+    panels[0][0].set_ylabel("mean switch, ms")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--plot", type=Path, metavar="FILE", help="draw the 1B shape's means")
+    options = arguments.parse_args()
+    report = Report("context_switching", options.seed, options.quick)
+    if options.quick:
+        shape, scale = LLAMA_QUICK, Scale((12,), (256, 512), 16, (1 / 4,), ("eMMC", "SD card"))
+        pocket = Scale((12,), (128, 256), 24, (1 / 4,), ("eMMC",))
+    else:
+        every = ("this disk", *EMULATED)
+        shape = LLAMA_1B
+        scale = Scale((8, 24, 64), (256, 512, 1024, 2048), 100, BUDGETS, every)
+        pocket = Scale((8, 64), (128, 256, 512), 200, BUDGETS, every)
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
+        for name, bundle, size in (
+            ("1B shape", make_bundle(MODELS, GgmlType.Q4_K, shape), scale),
+            ("pocket", open_bundle("pocket"), pocket),
+        ):
+            Bench(report, name, bundle, size).run(Path(folder))
+            claims(report, name)
+    if options.plot is not None:
+        plot(report.results, "1B shape", options.plot)
+    report.finish(options.json)
+
+
+if __name__ == "__main__":
+    main()

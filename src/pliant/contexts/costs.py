@@ -1,0 +1,99 @@
+"""What restoring costs on this device: profiled once when contexts are opened, then arithmetic."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pliant.bundle import Level
+from pliant.contexts.chunk import BITS, ChunkFormat
+from pliant.contexts.codec import ChunkCodec
+from pliant.contexts.identity import CHUNK_TOKENS
+from pliant.contexts.planner import StorageCost
+from pliant.contexts.storage import StorageProfile
+from pliant.engine.engine import Engine
+from pliant.engine.span import Span
+from pliant.slo.latency import (
+    PREFILL_CHUNK,
+    DecodeCost,
+    EncodeCost,
+    LatencyModel,
+    LevelLatency,
+    PrefillCost,
+)
+
+_REPEATS = 2
+
+
+@dataclass(frozen=True)
+class RestoreCosts:
+    """`token_ms` is the time to decode a token of a full chunk, by bits; `latency` what levels
+    take to compute."""
+
+    storage: StorageCost
+    token_ms: dict[int, float]
+    full_heads: int
+    latency: LatencyModel
+
+    def decode_ms(self, format_: ChunkFormat, heads: Sequence[int]) -> float:
+        """Milliseconds to decode the first `heads` (per layer) heads of a chunk."""
+        share = sum(heads) / self.full_heads
+        return self.token_ms[format_.bits] * format_.num_tokens * share
+
+    def compute(self, level: Level) -> LevelLatency:
+        return next(found for found in self.latency.levels if found.ratio == level.ratio)
+
+
+def profile_costs(
+    engine: Engine,
+    codec: ChunkCodec,
+    slot: int,
+    storage: StorageProfile,
+    latency: LatencyModel | None,
+) -> RestoreCosts:
+    """Decode a chunk of each size and, without a `latency` model, compute a few tokens.
+
+    Writes into the first positions of `slot`, which nobody may use meanwhile.
+    """
+    latency = latency or _quick_latency(engine, slot)
+    engine.forward(engine.bundle.levels[-1], [_span(engine, slot, CHUNK_TOKENS)])
+    heads = [engine.architecture.num_kv_heads] * engine.architecture.num_layers
+    token_ms = {bits: _time_decoding(engine, codec, slot, heads, bits) for bits in BITS}
+    engine.release_slot(slot)
+    cost = StorageCost(1000 * storage.latency_s, storage.bandwidth / 1000)
+    return RestoreCosts(cost, token_ms, sum(heads), latency)
+
+
+def _time_decoding(
+    engine: Engine, codec: ChunkCodec, slot: int, heads: Sequence[int], bits: int
+) -> float:
+    num_tokens = min(CHUNK_TOKENS, engine.context_length)
+    chunk = codec.encode(slot, 0, num_tokens, heads, bits)
+    times = []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        codec.decode(slot, [(0, chunk)], range(len(heads)), heads)
+        times.append(1000 * (time.perf_counter() - begin))
+    return min(times) / num_tokens
+
+
+def _quick_latency(engine: Engine, slot: int) -> LatencyModel:
+    """One short prompt at full size; other levels by their share of its cost."""
+    num_tokens = min(CHUNK_TOKENS, engine.context_length)
+    full = engine.bundle.levels[-1]
+    times = []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        engine.forward(full, [_span(engine, slot, num_tokens)])
+        times.append(1000 * (time.perf_counter() - begin))
+    token_ms = min(times) / num_tokens
+    levels = []
+    for level in engine.bundle.levels:
+        cost = PrefillCost(0.0, token_ms * level.cost, 0.0)
+        levels.append(LevelLatency(level.ratio, cost, cost, DecodeCost(token_ms * level.cost, 0.0)))
+    return LatencyModel(tuple(levels), EncodeCost(), PREFILL_CHUNK)
+
+
+def _span(engine: Engine, slot: int, num_tokens: int) -> Span:
+    num_tokens = min(num_tokens, engine.context_length)
+    tokens = [index % engine.architecture.vocab_size for index in range(num_tokens)]
+    return Span(slot, tokens, 0, "none")

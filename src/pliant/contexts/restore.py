@@ -1,0 +1,276 @@
+"""Bring what a call needs of its context back into the slot.
+
+Chunks in memory are decoded, chunks on the disk read and decoded, the others computed again; the
+planner may have some of those on the disk computed, too. Layers go through this one step behind
+the other: a thread reads ahead what the next layers need while these are decoded and computed.
+What cannot be read is computed: no state of the disk makes a restore fail or a position usable
+that is not complete.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from pliant.bundle import Level
+from pliant.contexts.chunk import ChunkFormat, EncodedChunk
+from pliant.contexts.chunks import StoredSections
+from pliant.contexts.codec import ChunkCodec, LayerPart
+from pliant.contexts.costs import RestoreCosts
+from pliant.contexts.headers import read_header
+from pliant.contexts.identity import ChunkKey
+from pliant.contexts.memory import Memory
+from pliant.contexts.planner import Piece, RestorePlan, plan_restore, runs_of
+from pliant.contexts.resident import ResidentSlot
+from pliant.contexts.spans import ChunkSpan
+from pliant.contexts.store import Store
+from pliant.engine.engine import Engine
+from pliant.engine.span import Span
+from pliant.errors import ChunkError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What a restore did: tokens and milliseconds, predicted and taken."""
+
+    from_memory: int = 0
+    from_disk: int = 0
+    recomputed: int = 0
+    read_bytes: int = 0
+    predicted_ms: float = 0.0
+    ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A missing chunk: in memory as `chunk`, on the disk in `format`, or nowhere."""
+
+    span: ChunkSpan
+    chunk: EncodedChunk | None = None
+    format: ChunkFormat | None = None
+
+
+@dataclass
+class _Work:
+    """An attempt: `parts` are what was read, by chunk and layer; it `keeps` them all, or drops a
+    layer's when they are decoded."""
+
+    level: Level
+    sources: list[_Source]
+    plan: RestorePlan
+    parts: dict[tuple[ChunkKey, int], bytes] = field(default_factory=dict)
+    failed: set[ChunkKey] = field(default_factory=set)
+    keeps: bool = True
+
+    def chosen(self, recompute: bool) -> list[_Source]:
+        pairs = zip(self.sources, self.plan.recompute, strict=True)
+        return [source for source, again in pairs if again is recompute]
+
+    @property
+    def kv_heads(self) -> list[int]:
+        return [layer.kv_heads for layer in self.level.plan.layers]
+
+
+class Restorer:
+    """Restores slots of one engine; one call at a time per slot."""
+
+    def __init__(
+        self, engine: Engine, codec: ChunkCodec, memory: Memory, store: Store, costs: RestoreCosts
+    ) -> None:
+        self._engine = engine
+        self._codec = codec
+        self._memory = memory
+        self._store = store
+        self._costs = costs
+        self._reader = ThreadPoolExecutor(2, "pliant-restore")
+
+    def close(self) -> None:
+        self._reader.shutdown()
+
+    def predict_ms(self, missing: Sequence[ChunkSpan], level: Level) -> float:
+        """What a restore of these chunks for a call at `level` would take."""
+        sources = [self._find(span, level) for span in missing]
+        return self._plan(sources, level).predicted_ms
+
+    def is_lost(self, span: ChunkSpan, level: Level) -> bool:
+        """Whether a chunk can only be computed again for a call at `level`."""
+        source = self._find(span, level)
+        return source.chunk is None and source.format is None
+
+    def restore(
+        self, slot: ResidentSlot, tokens: Sequence[int], missing: Sequence[ChunkSpan], level: Level
+    ) -> RestoreReport:
+        """Make the positions of the chunks `missing` usable at `level`; the slot expects `tokens`
+        and has all positions between. Memory for them is the caller's to hold.
+        """
+        started = time.perf_counter()
+        lost: set[ChunkKey] = set()
+        for span in missing:
+            slot.mark(span.start, span.stop, 0)
+        while True:
+            sources = [
+                _Source(span) if span.key in lost else self._find(span, level) for span in missing
+            ]
+            work = _Work(level, sources, self._plan(sources, level))
+            self._attempt(slot, tokens, work)
+            if not work.failed:
+                break
+            lost |= work.failed
+        for span in missing:
+            slot.mark(span.start, span.stop, level.ratio)
+        self._keep(work)
+        return _report(work, 1000 * (time.perf_counter() - started))
+
+    def _find(self, span: ChunkSpan, level: Level) -> _Source:
+        if span.level < level.ratio:
+            return _Source(span)
+        chunk = self._memory.chunk(span.key)
+        if chunk is not None:
+            return _Source(span, chunk=chunk)
+        info = self._store.info(span.key)
+        return _Source(span, format=None if info is None else read_header(info, self._codec))
+
+    def _plan(self, sources: Sequence[_Source], level: Level) -> RestorePlan:
+        costs, num_layers = self._costs, self._engine.architecture.num_layers
+        heads = [layer.kv_heads for layer in level.plan.layers]
+        pieces = [_piece(source, heads, costs) for source in sources]
+        return plan_restore(pieces, costs.storage, costs.compute(level), num_layers)
+
+    def _attempt(self, slot: ResidentSlot, tokens: Sequence[int], work: _Work) -> None:
+        """Restore with all that is read in memory at once or, where it does not fit, with two
+        layers of it at a time; where that does not fit either, nothing is read."""
+        read = [source for source in work.chosen(False) if source.format is not None]
+        total = sum(_read_bytes(source, work.kv_heads) for source in read)
+        num_layers = self._engine.architecture.num_layers
+        for keeps, steps in ((True, work.plan.steps), (False, num_layers)):
+            nbytes = total if keeps else -(-2 * total // num_layers)
+            with self._memory.buffer(nbytes) as is_held:
+                if is_held:
+                    work.keeps = keeps
+                    work.plan = replace(work.plan, steps=steps)
+                    self._try(slot, tokens, work, read)
+                    return
+        work.failed.update(source.span.key for source in read)
+
+    def _try(
+        self, slot: ResidentSlot, tokens: Sequence[int], work: _Work, read: Sequence[_Source]
+    ) -> None:
+        try:
+            self._run(slot, tokens, work, read)
+        except ChunkError as error:
+            logger.warning("stored KV cannot be decoded and will be computed again: %s", error)
+            work.failed.update(source.span.key for source in read)
+
+    def _run(
+        self, slot: ResidentSlot, tokens: Sequence[int], work: _Work, read: Sequence[_Source]
+    ) -> None:
+        """The pipeline; leaves when a chunk that was to be read turns out to be lost."""
+        pieces = [Piece(s.span.start, s.span.stop, None) for s in work.sources]
+        spans = [
+            Span(slot.number, tokens[start:stop], start, "none")
+            for start, stop in runs_of(pieces, work.plan.recompute)
+        ]
+        steps = self._engine.layer_steps(work.level, spans)
+        pending: list[Future[None]] = []
+        try:
+            groups = list(_groups(self._engine.architecture.num_layers, work.plan.steps))
+            pending = [self._reader.submit(self._read, work, read, groups[0])] if read else []
+            for number, layers in enumerate(groups):
+                if pending:
+                    pending.pop().result()
+                if work.failed:
+                    return
+                if read and number + 1 < len(groups):
+                    pending = [self._reader.submit(self._read, work, read, groups[number + 1])]
+                for layer in layers:
+                    self._decode(slot, layer, work, read)
+                    steps.compute(layer)
+        finally:
+            for future in pending:
+                future.exception()
+            steps.close()
+
+    def _read(self, work: _Work, read: Sequence[_Source], layers: range) -> None:
+        """In the reader thread: the sections of `layers` of every chunk that is read."""
+        wanted = [(source.span.key, _sections(source, layers, work.kv_heads)) for source in read]
+        for source, outcome in zip(read, self._store.read_many(wanted), strict=True):
+            key = source.span.key
+            if not isinstance(outcome, StoredSections):
+                work.failed.add(key)
+                continue
+            sections = iter(outcome.data)
+            for layer in layers:
+                work.parts[key, layer] = b"".join(islice(sections, work.kv_heads[layer]))
+
+    def _decode(self, slot: ResidentSlot, layer: int, work: _Work, read: Sequence[_Source]) -> None:
+        heads = work.kv_heads[layer]
+        if not heads:
+            return
+        parts = [
+            LayerPart(source.span.start, source.chunk.format, source.chunk.layer(layer, heads))
+            for source in work.chosen(False)
+            if source.chunk is not None
+        ]
+        for source in read:
+            assert source.format is not None
+            part = source.span.key, layer
+            data = work.parts[part] if work.keeps else work.parts.pop(part)
+            parts.append(LayerPart(source.span.start, source.format, data))
+        if parts:
+            self._codec.decode_layer(slot.number, layer, parts, heads)
+
+    def _keep(self, work: _Work) -> None:
+        """What was read in full stays in memory, compressed."""
+        read = [source for source in work.chosen(False) if source.format is not None]
+        for source in read if work.keeps else []:
+            assert source.format is not None
+            if list(source.format.kv_heads) == work.kv_heads:
+                key, layers = source.span.key, range(len(work.kv_heads))
+                payload = b"".join(work.parts.pop((key, layer)) for layer in layers)
+                self._memory.keep(key, EncodedChunk(source.format, payload))
+
+
+def _piece(source: _Source, heads: Sequence[int], costs: RestoreCosts) -> Piece:
+    span = source.span
+    found = source.format if source.chunk is None else source.chunk.format
+    if found is None:
+        return Piece(span.start, span.stop, None)
+    nbytes = 0 if source.chunk is not None else _read_bytes(source, heads)
+    return Piece(span.start, span.stop, nbytes, costs.decode_ms(found, heads))
+
+
+def _read_bytes(source: _Source, heads: Sequence[int]) -> int:
+    assert source.format is not None
+    return sum(heads) * source.format.section_bytes
+
+
+def _sections(source: _Source, layers: range, heads: Sequence[int]) -> list[int]:
+    assert source.format is not None
+    return [s for layer in layers for s in source.format.sections(layer, heads[layer])]
+
+
+def _groups(num_layers: int, steps: int) -> Iterator[range]:
+    """The layers in `steps` groups of equal size, as far as they are."""
+    edges = [round(step * num_layers / steps) for step in range(steps + 1)]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        yield range(start, stop)
+
+
+def _report(work: _Work, ms: float) -> RestoreReport:
+    def count(sources: Sequence[_Source]) -> int:
+        return sum(source.span.stop - source.span.start for source in sources)
+
+    kept = work.chosen(False)
+    read = [source for source in kept if source.chunk is None]
+    return RestoreReport(
+        count([source for source in kept if source.chunk is not None]),
+        count(read),
+        count(work.chosen(True)),
+        sum(_read_bytes(source, work.kv_heads) for source in read),
+        work.plan.predicted_ms,
+        ms,
+    )
