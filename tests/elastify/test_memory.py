@@ -20,6 +20,7 @@ from pliant.progress import untracked
 from pliant.elastify.reorder import reorder_model
 from pliant.elastify.source import load_model, read_config
 from pliant.elastify.vocabulary import read_vocabulary
+from pliant.elastify.windows import Windows
 from pliant.elastify.work import WorkFolder
 
 def resident(key):
@@ -29,7 +30,8 @@ def resident(key):
 
 def steps(folder, out):
     config = read_config(folder)
-    text = Calibration((torch.arange(64)[None] + 6,), "")
+    window = Windows(torch.arange(64)[None] + 6, torch.ones(1, 63))
+    text = Calibration((window,), "")
     model = load_model(folder)
     analysis = analyse(model, config, text, "taylor", WorkFolder(out, {}), untracked)
     reorder_model(model, config, order_by(analysis.scores))

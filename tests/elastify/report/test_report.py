@@ -17,7 +17,7 @@ from pliant.elastify.report.collect import NEURON_BINS
 from pliant.elastify.report.data import Report, read_report
 from pliant.elastify.source import load_tokenizer
 from pliant.elastify.windows import joined
-from pliant.errors import BundleError, ElastifyError
+from pliant.errors import BundleError, LabelError
 from support.tiny_gguf import CORPUS
 from support.tiny_hf import make_folder
 
@@ -119,7 +119,7 @@ def test_the_files_are_part_of_the_bundle(folder: Path) -> None:
 def test_tasks_are_read_before_any_work(folder: Path) -> None:
     (folder / "wrong.jsonl").write_text("{}\n")
     options = ElastifyOptions(tasks=folder / "wrong.jsonl")
-    with pytest.raises(ElastifyError, match=r"wrong\.jsonl, line 1"):
+    with pytest.raises(LabelError, match=r"wrong\.jsonl, line 1"):
         elastify(
             folder / "hf", folder / "other", calibration=folder / "nowhere.txt", options=options
         )
