@@ -25,9 +25,9 @@ from pliant.tlm.training.options import TrainOptions
 from pliant.tlm.training.train import train_decision_head, train_score_head
 
 FRESH_SCORE = TrainOptions(epochs=3, learning_rate=1e-3, train_trunk=True)
-FRESH_DECISION = TrainOptions(epochs=10, learning_rate=1e-3, soft_weight=0.5)
+FRESH_DECISION = TrainOptions(epochs=10, learning_rate=1e-3, soft_weight=1.0)
 ENCODER_SCORE = TrainOptions()
-ENCODER_DECISION = TrainOptions(epochs=10, soft_weight=0.5)
+ENCODER_DECISION = TrainOptions(epochs=10, soft_weight=1.0)
 
 # What is done, how many steps of how many, and the last one's loss.
 Steps = Callable[[str, int, int, float], None]
