@@ -70,8 +70,11 @@ def test_what_is_wrong_is_told(
     assert message in shown.err
 
 
-def test_bars_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_of_a_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     with steps() as report:
         report("score head", 1, 2, 0.5)
         report("score head", 2, 2, 0.25)
+    assert "score head" in capsys.readouterr().err
