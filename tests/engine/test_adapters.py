@@ -15,7 +15,7 @@ from pliant.bundle import (
     with_adapter,
     write_bundle,
 )
-from pliant.engine.adapters import MAX_RESIDENT
+from pliant.engine import adapters
 from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
@@ -189,11 +189,15 @@ def test_switching_changes_nothing_but_the_level(plain: Bundle) -> None:
     engine.close()
 
 
-def test_only_adapters_in_use_take_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [1, 60_000, 64 << 20])
+def test_adapters_take_no_more_memory_than_is_set_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr(adapters, "RESIDENT_BYTES", budget)
     model = make_tiny_gguf(tmp_path / "m.gguf", ff=512, type="F32")
     a = open_bundle(model).architecture
     levels, files = [], {}
-    for number in range(1, MAX_RESIDENT + 3):
+    for number in range(1, 7):
         plan = Plan((LayerPlan(1, 2, 32 * number),) * 2)
         name = f"a{number}"
         files[name] = tmp_path / name
@@ -205,8 +209,8 @@ def test_only_adapters_in_use_take_memory(tmp_path: Path) -> None:
     first = [engine.forward(level, [Span(0, TOKENS, 0)]) for level in levels]
     sizes = [adapter.nbytes for adapter in engine._adapters._owned]
     assert len(sizes) == len(levels) - 1
-    most = sorted(sizes)[-MAX_RESIDENT:]
-    assert 0 < engine.memory.adapters <= sum(most)
+    assert 0 < engine.memory.adapters <= max(budget, max(sizes))
+    assert (engine.memory.adapters == sum(sizes)) == (sum(sizes) <= budget)
     for level, expected in zip(levels, first, strict=True):
         np.testing.assert_array_equal(engine.forward(level, [Span(0, TOKENS, 0)]), expected)
     engine.close()

@@ -21,7 +21,8 @@ from pliant.ggml.tensor import Tensor, bytes_at
 from pliant.ggml.types import GgmlType
 
 _GROUPS = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
-MAX_RESIDENT = 4
+RESIDENT_BYTES = 64 << 20
+"""Of adapters that stay loaded beside the one in use: all of a small model's."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class LevelAdapter:
 
 
 class AdapterPool:
-    """Owns the adapters of all levels that were asked for; the last MAX_RESIDENT stay loaded."""
+    """Owns the adapters of all levels that were asked for; the last RESIDENT_BYTES stay loaded."""
 
     def __init__(self) -> None:
         self._owned: list[LevelAdapter] = []
@@ -134,7 +135,7 @@ class AdapterPool:
         if key in self._loaded:
             self._loaded.move_to_end(key)
             return
-        while len(self._loaded) >= MAX_RESIDENT:
+        while self._loaded and self.nbytes + adapter.nbytes > RESIDENT_BYTES:
             self._loaded.popitem(last=False)[1].unload()
         adapter.load()
         self._loaded[key] = adapter
