@@ -93,7 +93,7 @@ class Contexts:
             stack.callback(codec.close)
             storage = options.storage or storage_profile(root)
             costs = profile_costs(model.engine, codec, slots[0], storage, latency)
-            memory = Memory(model.engine, slots, options.memory_bytes)
+            memory = Memory(model.engine, slots, options.memory_bytes, costs.worth(model.engine))
             restorer = Restorer(model.engine, codec, memory, store, costs)
             stack.callback(restorer.close)
             swapper = Swapper(model.engine, codec, memory, store, options)

@@ -8,9 +8,12 @@ arithmetic over profiled costs.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pliant.contexts.storage import StorageProfile
 from pliant.slo.latency import PREFILL_CHUNK, SHORT_CHUNK, LevelLatency
 
 _MAX_STEPS = 64
+# What a further step costs: handing over between threads, one more round of reads and decoding.
+_STEP_MS = 0.2
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class StorageCost:
     latency_ms: float
     bytes_per_ms: float
 
+    @staticmethod
+    def of(profile: StorageProfile) -> "StorageCost":
+        return StorageCost(1000 * profile.latency_s, profile.bandwidth / 1000)
+
     def ms(self, nbytes: float, reads: int) -> float:
         return reads * self.latency_ms + nbytes / self.bytes_per_ms
 
@@ -53,9 +60,11 @@ def plan_restore(
     """The split and the number of pipeline steps with the least predicted time.
 
     Chunks go over to recomputation in the order of what reading them takes per millisecond of
-    computing them, so the result is at most one chunk's cost above the best split there is.
+    computing them, so the result is at most one chunk's cost above the best split there is. What
+    is in memory is decoded.
     """
-    order = sorted(range(len(pieces)), key=lambda i: _preference(pieces[i], compute), reverse=True)
+    outside = [i for i, piece in enumerate(pieces) if piece.read_bytes != 0]
+    order = sorted(outside, key=lambda i: _preference(pieces[i], compute), reverse=True)
     forced = sum(piece.read_bytes is None for piece in pieces)
     totals = _Totals(pieces)
     best, best_ms = (0, 1), float("inf")
@@ -64,7 +73,7 @@ def plan_restore(
             totals.recompute(pieces[order[count - 1]])
         if count < forced:
             continue
-        for steps in _step_counts(num_layers):
+        for steps in _step_counts(num_layers) if outside else [1]:
             ms = totals.predict_ms(steps, storage, compute)
             if ms < best_ms:
                 best, best_ms = (count, steps), ms
@@ -110,7 +119,8 @@ class _Totals:
     def predict_ms(self, steps: int, storage: StorageCost, compute: LevelLatency) -> float:
         io_ms = storage.ms(self._read_bytes, self._reads * steps)
         cpu_ms = self._decode_ms + _compute_ms(compute, self._tokens, self._pairs)
-        return (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
+        pipeline_ms = (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
+        return pipeline_ms + (steps - 1) * _STEP_MS
 
 
 def runs_of(pieces: Sequence[Piece], recompute: Sequence[bool]) -> list[tuple[int, int]]:

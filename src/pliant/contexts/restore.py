@@ -12,17 +12,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from pliant.bundle import Level
 from pliant.contexts.chunk import ChunkFormat, EncodedChunk
-from pliant.contexts.chunks import StoredSections
+from pliant.contexts.chunks import StoredSections, cut
 from pliant.contexts.codec import ChunkCodec, LayerPart
 from pliant.contexts.costs import RestoreCosts
 from pliant.contexts.headers import read_header
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.memory import Memory
 from pliant.contexts.planner import Piece, RestorePlan, plan_restore, runs_of
+from pliant.contexts.reading import Located
 from pliant.contexts.resident import ResidentSlot
 from pliant.contexts.spans import ChunkSpan
 from pliant.contexts.store import Store
@@ -47,11 +47,12 @@ class RestoreReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """A missing chunk: in memory as `chunk`, on the disk in `format`, or nowhere."""
+    """A missing chunk: in memory as `chunk`, on the disk in `format` at a `place`, or nowhere."""
 
     span: ChunkSpan
     chunk: EncodedChunk | None = None
     format: ChunkFormat | None = None
+    place: Located | None = None
 
 
 @dataclass
@@ -62,7 +63,7 @@ class _Work:
     level: Level
     sources: list[_Source]
     plan: RestorePlan
-    parts: dict[tuple[ChunkKey, int], bytes] = field(default_factory=dict)
+    parts: dict[tuple[ChunkKey, int], memoryview] = field(default_factory=dict)
     failed: set[ChunkKey] = field(default_factory=set)
     keeps: bool = True
 
@@ -131,8 +132,10 @@ class Restorer:
         chunk = self._memory.chunk(span.key)
         if chunk is not None:
             return _Source(span, chunk=chunk)
-        info = self._store.info(span.key)
-        return _Source(span, format=None if info is None else read_header(info, self._codec))
+        place = self._store.locate(span.key)
+        if place is None:
+            return _Source(span)
+        return _Source(span, format=read_header(place.head.info, self._codec), place=place)
 
     def _plan(self, sources: Sequence[_Source], level: Level) -> RestorePlan:
         costs, num_layers = self._costs, self._engine.architecture.num_layers
@@ -178,7 +181,8 @@ class Restorer:
         pending: list[Future[None]] = []
         try:
             groups = list(_groups(self._engine.architecture.num_layers, work.plan.steps))
-            pending = [self._reader.submit(self._read, work, read, groups[0])] if read else []
+            if read:
+                self._read(work, read, groups[0])
             for number, layers in enumerate(groups):
                 if pending:
                     pending.pop().result()
@@ -186,8 +190,8 @@ class Restorer:
                     return
                 if read and number + 1 < len(groups):
                     pending = [self._reader.submit(self._read, work, read, groups[number + 1])]
+                self._decode(slot, layers, work, read)
                 for layer in layers:
-                    self._decode(slot, layer, work, read)
                     steps.compute(layer)
         finally:
             for future in pending:
@@ -195,33 +199,29 @@ class Restorer:
             steps.close()
 
     def _read(self, work: _Work, read: Sequence[_Source], layers: range) -> None:
-        """In the reader thread: the sections of `layers` of every chunk that is read."""
-        wanted = [(source.span.key, _sections(source, layers, work.kv_heads)) for source in read]
+        """The sections of `layers` of every chunk that is read."""
+        heads = work.kv_heads
+        wanted = [(_place(source), _sections(source, layers, heads)) for source in read]
         for source, outcome in zip(read, self._store.read_many(wanted), strict=True):
-            key = source.span.key
+            key, format_ = source.span.key, source.format
             if not isinstance(outcome, StoredSections):
                 work.failed.add(key)
                 continue
-            sections = iter(outcome.data)
-            for layer in layers:
-                work.parts[key, layer] = b"".join(islice(sections, work.kv_heads[layer]))
+            assert format_ is not None
+            lengths = [format_.layer_bytes(layer, heads[layer]) for layer in layers]
+            parts = cut(outcome.joined(), lengths)
+            work.parts.update(zip([(key, layer) for layer in layers], parts, strict=True))
 
-    def _decode(self, slot: ResidentSlot, layer: int, work: _Work, read: Sequence[_Source]) -> None:
-        heads = work.kv_heads[layer]
-        if not heads:
-            return
-        parts = [
-            LayerPart(source.span.start, source.chunk.format, source.chunk.layer(layer, heads))
-            for source in work.chosen(False)
-            if source.chunk is not None
-        ]
-        for source in read:
-            assert source.format is not None
-            part = source.span.key, layer
-            data = work.parts[part] if work.keeps else work.parts.pop(part)
-            parts.append(LayerPart(source.span.start, source.format, data))
-        if parts:
-            self._codec.decode_layer(slot.number, layer, parts, heads)
+    def _decode(
+        self, slot: ResidentSlot, layers: range, work: _Work, read: Sequence[_Source]
+    ) -> None:
+        held = [source for source in work.chosen(False) if source.chunk is not None]
+        parts = {
+            layer: [*_held_parts(held, layer, heads), *_read_parts(work, read, layer)]
+            for layer in layers
+            if (heads := work.kv_heads[layer])
+        }
+        self._codec.decode_layers(slot.number, parts, work.kv_heads)
 
     def _keep(self, work: _Work) -> None:
         """What was read in full stays in memory, compressed."""
@@ -232,6 +232,20 @@ class Restorer:
                 key, layers = source.span.key, range(len(work.kv_heads))
                 payload = b"".join(work.parts.pop((key, layer)) for layer in layers)
                 self._memory.keep(key, EncodedChunk(source.format, payload))
+
+
+def _held_parts(held: Sequence[_Source], layer: int, heads: int) -> Iterator[LayerPart]:
+    for source in held:
+        assert source.chunk is not None
+        yield LayerPart(source.span.start, source.chunk.format, source.chunk.layer(layer, heads))
+
+
+def _read_parts(work: _Work, read: Sequence[_Source], layer: int) -> Iterator[LayerPart]:
+    for source in read:
+        assert source.format is not None
+        part = source.span.key, layer
+        data = work.parts[part] if work.keeps else work.parts.pop(part)
+        yield LayerPart(source.span.start, source.format, data)
 
 
 def _piece(source: _Source, heads: Sequence[int], costs: RestoreCosts) -> Piece:
@@ -245,12 +259,17 @@ def _piece(source: _Source, heads: Sequence[int], costs: RestoreCosts) -> Piece:
 
 def _read_bytes(source: _Source, heads: Sequence[int]) -> int:
     assert source.format is not None
-    return sum(heads) * source.format.section_bytes
+    return source.format.head_bytes(heads)
+
+
+def _place(source: _Source) -> Located:
+    assert source.place is not None
+    return source.place
 
 
 def _sections(source: _Source, layers: range, heads: Sequence[int]) -> list[int]:
     assert source.format is not None
-    return [s for layer in layers for s in source.format.sections(layer, heads[layer])]
+    return [s for layer in layers for s in source.format.numbers(layer, heads[layer])]
 
 
 def _groups(num_layers: int, steps: int) -> Iterator[range]:

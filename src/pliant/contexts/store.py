@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -40,8 +40,9 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _T = TypeVar("_T")
 
-# What to read of a chunk: all sections, or those of these indices.
-Wanted = tuple[ChunkKey, Sequence[int] | None]
+# What to read of a chunk, by its key or where `locate` found it: all sections, or those of these
+# indices.
+Wanted = tuple[ChunkKey | Located, Sequence[int] | None]
 
 
 class Store:
@@ -119,6 +120,13 @@ class Store:
         place = self._attempt("KV was not looked up", lambda: self._find(key))
         return place.head.info if place else None
 
+    def locate(self, key: ChunkKey) -> Located | None:
+        """Where to read a chunk repeatedly without looking it up again. None if it is not
+        stored."""
+        with self._lock:
+            found = self._locate(key, None)
+        return found if isinstance(found, Located) else None
+
     def read(self, key: ChunkKey, sections: Sequence[int] | None = None) -> StoredSections:
         """All sections of a chunk, or those of the given indices, each checked.
 
@@ -136,13 +144,14 @@ class Store:
         What lies side by side in a pack is read at once.
         """
         with self._lock:
-            found = [self._locate(key, sections) for key, sections in wanted]
+            found = [self._locate(chunk, sections) for chunk, sections in wanted]
         read = iter(
             read_located(self._device, [item for item in found if isinstance(item, Located)])
         )
         results = [next(read) if isinstance(item, Located) else item for item in found]
         with self._lock:
-            for (key, _), item, result in zip(wanted, found, results, strict=True):
+            for (chunk, _), item, result in zip(wanted, found, results, strict=True):
+                key = chunk.head.info.key if isinstance(chunk, Located) else chunk
                 self._count_read(key, item, result)
         return results
 
@@ -287,8 +296,18 @@ class Store:
         return self._shelf.pack_bytes <= goal
 
     def _locate(
-        self, key: ChunkKey, sections: Sequence[int] | None
+        self, chunk: ChunkKey | Located, sections: Sequence[int] | None
     ) -> Located | ChunkMissingError | ChunkCorruptError:
+        located = chunk if isinstance(chunk, Located) else self._look_up(chunk)
+        if not isinstance(located, Located) or sections is None:
+            return located
+        count = len(located.head.info.sections)
+        if not all(0 <= index < count for index in sections):
+            raise IndexError(f"sections {sections} of a chunk that has {count}")
+        return replace(located, indices=tuple(sections))
+
+    def _look_up(self, key: ChunkKey) -> Located | ChunkMissingError | ChunkCorruptError:
+        """All of a chunk."""
         try:
             place = self._shelf.index.find(key)
             if place is None:
@@ -299,10 +318,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             self._warn("KV was not read", error)
             return ChunkMissingError(f"chunk {key.hex()} cannot be read: {error}")
-        count = len(place.head.info.sections)
-        indices = tuple(range(count) if sections is None else sections)
-        if not all(0 <= index < count for index in indices):
-            raise IndexError(f"sections {indices} of a chunk that has {count}")
+        indices = tuple(range(len(place.head.info.sections)))
         return Located(file, place.start, place.head, indices)
 
     def _open_pack(self, context_id: ContextId) -> OpenFile:
@@ -317,7 +333,7 @@ class Store:
         counters = self._counters
         if isinstance(result, StoredSections):
             counters.reads += 1
-            counters.read_bytes += sum(map(len, result.data))
+            counters.read_bytes += result.nbytes
         elif isinstance(result, ChunkMissingError):
             counters.missing += 1
         else:
