@@ -1,8 +1,8 @@
 """Which missing chunks to read and which to recompute, so that a context is back soonest.
 
 Reading and computing go on at the same time, a few layers behind each other (LLMS, section on
-IO-recompute pipelined loading): the time to minimise is that of a two-stage pipeline. Pure
-arithmetic over profiled costs.
+IO-recompute pipelined loading), or reading and decoding, a few chunks behind each other: the time
+to minimise is that of a two-stage pipeline. Pure arithmetic over profiled costs.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,8 @@ class StorageCost:
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """`recompute[i]` says it of piece i; `steps` is into how many groups the layers are cut."""
+    """`recompute[i]` says it of piece i; `steps` is into how many groups the layers are
+    cut or, where nothing is computed, the chunks that are read."""
 
     recompute: tuple[bool, ...]
     steps: int
@@ -88,8 +89,8 @@ def predict_ms(
     storage: StorageCost,
     compute: LevelLatency,
 ) -> float:
-    """Milliseconds of a two-stage pipeline of `steps` equal steps, which reads each chunk that is
-    read once per step."""
+    """Milliseconds of a two-stage pipeline of `steps` equal steps. With something to compute it
+    reads each chunk that is read once per step, else there is one read per step."""
     totals = _Totals(pieces)
     for piece, again in zip(pieces, recompute, strict=True):
         if again:
@@ -117,7 +118,8 @@ class _Totals:
         self._pairs += _pairs(piece.start, piece.stop)
 
     def predict_ms(self, steps: int, storage: StorageCost, compute: LevelLatency) -> float:
-        io_ms = storage.ms(self._read_bytes, self._reads * steps)
+        reads = self._reads * steps if self._tokens else min(self._reads, steps)
+        io_ms = storage.ms(self._read_bytes, reads)
         cpu_ms = self._decode_ms + _compute_ms(compute, self._tokens, self._pairs)
         pipeline_ms = (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
         return pipeline_ms + (steps - 1) * _STEP_MS
