@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from pliant.contexts.chunk import EncodedChunk
+from pliant.contexts.chunk import LOSSLESS, EncodedChunk
 from pliant.contexts.codec import Bits, ChunkCodec
 from pliant.contexts.costs import RestoreCosts
 from pliant.contexts.identity import CHUNK_TOKENS, KeySpace
@@ -139,8 +139,8 @@ class Chunks:
 
 
 class MixedCodec(ChunkCodec):
-    """Encodes each kind of chunk once, as all have the same numbers, and whole chunks with the
-    bits that the built-in model's heads got under the default average (kv_formats.py)."""
+    """Encodes each kind of chunk once, as all have the same numbers, with the bits that the
+    built-in model's heads got under the default average (kv_formats.py)."""
 
     SHARES: ClassVar = {2: 0.32, 4: 0.56, 8: 0.12}
 
@@ -155,7 +155,7 @@ class MixedCodec(ChunkCodec):
     def encode(
         self, slot: int, start: int, num_tokens: int, kv_heads: Sequence[int], bits: Bits
     ) -> EncodedChunk:
-        if num_tokens == CHUNK_TOKENS:
+        if bits != LOSSLESS:
             bits = self._mix
         key = num_tokens, bits
         if key not in self._encoded:

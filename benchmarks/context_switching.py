@@ -280,7 +280,9 @@ def measure(report: Report, options: Namespace, folder: Path) -> None:
         if not cells:
             continue
         shape = LLAMA_QUICK if options.quick else LLAMA_1B
-        bundle = open_bundle(name) if name == "pocket" else make_bundle(MODELS, GgmlType.Q4_K, shape)
+        bundle = (
+            open_bundle(name) if name == "pocket" else make_bundle(MODELS, GgmlType.Q4_K, shape)
+        )
         bench = Bench(report, name, bundle, scale)
         for cell in cells:
             bench.run(cell, folder)

@@ -76,9 +76,7 @@ class ChunkCodec:
         self._architecture = architecture
         self._kv_type = engine.options.kv_type
         threads = min(engine.threads, _MAX_THREADS)
-        self._decoders = [
-            Decoder(engine.kv, architecture.head_dim) for _ in range(threads)
-        ]
+        self._decoders = [Decoder(engine.kv, architecture.head_dim) for _ in range(threads)]
         self._formats: dict[tuple[object, ...], ChunkFormat] = {}
         self._free: SimpleQueue[Decoder] = SimpleQueue()
         for decoder in self._decoders:
@@ -143,8 +141,7 @@ class ChunkCodec:
         """
         parts = {
             layer: [
-                LayerPart(start, chunk.format, chunk.layer(layer, heads))
-                for start, chunk in chunks
+                LayerPart(start, chunk.format, chunk.layer(layer, heads)) for start, chunk in chunks
             ]
             for layer, heads in self._layers(layers, kv_heads)
         }
@@ -178,9 +175,7 @@ class ChunkCodec:
         for decoder in self._decoders:
             decoder.close()
 
-    def _layers(
-        self, layers: Iterable[int], kv_heads: Sequence[int]
-    ) -> Iterator[tuple[int, int]]:
+    def _layers(self, layers: Iterable[int], kv_heads: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Layers with their number of heads."""
         for layer in layers:
             if not 0 <= layer < min(len(kv_heads), self._architecture.num_layers):
@@ -285,9 +280,7 @@ class ChunkCodec:
 
 
 @lru_cache(maxsize=1024)
-def _layout(
-    format_: ChunkFormat, numbers: range
-) -> dict[SectionFormat, list[tuple[int, slice]]]:
+def _layout(format_: ChunkFormat, numbers: range) -> dict[SectionFormat, list[tuple[int, slice]]]:
     """Of sections of one layer, by format: their heads, and where they lie in these sections."""
     found: dict[SectionFormat, list[tuple[int, slice]]] = defaultdict(list)
     start = 0

@@ -1,8 +1,8 @@
 """Compressed sections into the cache, by a small ggml graph.
 
-Sections of any layers, heads and chunks, of one format, go through one graph: ggml's decoder, keys back to
-their channels' centres and scales, and the cache's own rounding to its type. A few sections at a
-time, so that what is between these steps stays in the core's own cache.
+Sections of any layers, heads and chunks, of one format, go through one graph: ggml's decoder, keys
+back to their channels' centres and scales, and the cache's own rounding to its type. A few sections
+at a time, so that what is between these steps stays in the core's own cache.
 """
 
 from collections import OrderedDict

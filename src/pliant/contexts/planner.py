@@ -13,7 +13,7 @@ from pliant.slo.latency import PREFILL_CHUNK, SHORT_CHUNK, LevelLatency
 
 _MAX_STEPS = 64
 # What a further step costs: handing over between threads, one more round of reads and decoding.
-_STEP_MS = 0.2
+_STEP_MS = 0.5
 
 
 @dataclass(frozen=True)

@@ -109,4 +109,3 @@ def _read(device: Device, file: OpenFile, begin: int, end: int) -> memoryview:
     except OSError as error:
         logger.warning("reading stored KV failed: %s", error)
         return _NOTHING
-

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pliant.bundle import Level
 from pliant.contexts.bits import assign_bits
 from pliant.contexts.chunk import LOSSLESS, section_format
+from pliant.contexts.chunks import ChunkInfo
 from pliant.contexts.codec import Bits, ChunkCodec
 from pliant.contexts.density import head_densities
-from pliant.contexts.headers import to_stored
+from pliant.contexts.headers import read_header, to_stored
 from pliant.contexts.identity import CHUNK_TOKENS, ChunkKey
 from pliant.contexts.journal import ContextId
 from pliant.contexts.memory import Memory
@@ -33,7 +34,7 @@ from pliant.errors import ChunkError
 
 logger = logging.getLogger(__name__)
 
-_REST_BITS = 8
+_DEFAULT_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Swapper:
         ]
         self._store.share(job.context, known)
         with self._timed("probe_ms"):
-            bits = self._choose_bits(job, new)
+            bits = self._choose_bits(job, new, [info for info in stored.values() if info])
         for span, chosen in zip(new, bits, strict=True):
             if not self._save_chunk(job, span, chosen):
                 return
@@ -162,24 +163,29 @@ class Swapper:
         self.stats.chunks += 1
         return True
 
-    def _choose_bits(self, job: Unsaved, spans: Sequence[ChunkSpan]) -> list[Bits]:
-        chosen: dict[float, list[int]] = {}
-        is_mixed = self._options.bits is None and any(span.is_whole for span in spans)
-        if is_mixed and self._memory.is_saving(job.slot, job.epoch):
-            chosen = self._assign(job, spans)
-        return [
-            chosen[span.level] if span.is_whole and chosen else self._bits_of_all(span)
-            for span in spans
-        ]
+    def _choose_bits(
+        self, job: Unsaved, spans: Sequence[ChunkSpan], stored: Sequence[ChunkInfo]
+    ) -> list[Bits]:
+        """Of each chunk. What does not fill one gets what the others of its level have."""
+        chosen: dict[float, Sequence[int]] = {}
+        if self._options.bits is None:
+            for info in stored:
+                format_ = read_header(info, self._codec)
+                if format_ is not None and not format_.is_lossless:
+                    chosen[info.level] = format_.bits
+            if any(span.is_whole for span in spans) and self._memory.is_saving(job.slot, job.epoch):
+                chosen.update(self._assign(job, spans))
+        default = self._options.bits or _DEFAULT_BITS
+        return [self._fitting(span, chosen.get(span.level, default)) for span in spans]
 
-    def _assign(self, job: Unsaved, spans: Sequence[ChunkSpan]) -> dict[float, list[int]]:
-        """Bits of the sections of whole chunks, by the chunks' level."""
+    def _assign(self, job: Unsaved, spans: Sequence[ChunkSpan]) -> dict[float, Sequence[int]]:
+        """Bits of the sections of chunks, by the chunks' level."""
         tokens = job.tokens[: job.spans[-1].stop]
         layers = head_densities(self._engine, job.level, job.slot.number, tokens)
         a, kv_type = self._engine.architecture, self._engine.options.kv_type
         formats = {n: section_format(n, CHUNK_TOKENS, a.head_dim, kv_type) for n in (8, 4, 2)}
         nbytes = {bits: format_.nbytes for bits, format_ in formats.items()}
-        chosen = {}
+        chosen: dict[float, Sequence[int]] = {}
         for span in {span.level: span for span in spans}.values():
             pairs = zip(layers, self._heads(span), strict=True)
             densities = [density for layer, heads in pairs for density in _first(layer, heads)]
@@ -187,10 +193,8 @@ class Swapper:
             chosen[span.level] = assign_bits(densities, nbytes, formats[8].num_values, average)
         return chosen
 
-    def _bits_of_all(self, span: ChunkSpan) -> int:
-        """Of a chunk whose sections all have the same. What is left over is small, is read again
-        soon and need not be whole blocks."""
-        bits = self._options.bits or _REST_BITS
+    def _fitting(self, span: ChunkSpan, bits: Bits) -> Bits:
+        """These bits, or lossless if the tokens are not whole blocks."""
         try:
             self._codec.format(self._heads(span), span.stop - span.start, bits)
         except ChunkError:

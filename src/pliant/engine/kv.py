@@ -25,8 +25,9 @@ class KvCache:
     """Per layer K and V [kv_heads * head_dim, slots * context_length].
 
     `cells` is all of it, each head of each row by itself [head_dim, .. * plane_cells]: keys of
-    layer i begin `2 * i * plane_cells` cells in, values a plane later. `rows` is all of it as bytes [2 * layers, slots * context_length, row_bytes]: keys of layer i
-    at 2 * i, values at 2 * i + 1; valid until the cache is closed.
+    layer i begin `2 * i * plane_cells` cells in, values a plane later. `rows` is all of it as bytes
+    [2 * layers, slots * context_length, row_bytes]: keys of layer i at 2 * i, values at 2 * i + 1;
+    valid until the cache is closed.
     """
 
     def __init__(
