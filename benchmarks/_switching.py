@@ -94,14 +94,20 @@ class Chunks:
     where it lies, or in 8 bits, which is decoded into a slot that holds one context."""
 
     def __init__(
-        self, work: Workload, budget: int, storage: StorageProfile, costs: RestoreCosts, bits: int
+        self,
+        work: Workload,
+        budget: int,
+        storage: StorageProfile,
+        bits: int,
+        decode_ms: Callable[[int], float],
     ) -> None:
+        """`decode_ms` is what so many tokens take; in f16, copying them."""
         self._work = work
         self._budget = budget
         self._storage = storage
+        self._in_place = bits == 16
         self._token_bytes = work.engine.kv_bytes(1) * (1.0 if bits == 16 else 8.5 / 16)
-        self._token_ms = 0.0 if bits == 16 else costs.token_ms[bits]
-        self._copy_ms = costs.token_ms[16]
+        self._decode_ms = decode_ms
         self._lru: OrderedDict[tuple[int, int], float] = OrderedDict()
         self._used = 0.0
         self._decoded: int | None = None
@@ -116,9 +122,8 @@ class Chunks:
         missing = [key for key in chunks if key not in self._lru]
         tokens = sum(min(CHUNK_TOKENS, length - number * CHUNK_TOKENS) for _, number in missing)
         read_ms = 1000 * self._storage.read_s(int(tokens * self._token_bytes), bool(missing))
-        decode_ms = length * self._token_ms if self._token_ms else tokens * self._copy_ms
         self.ended(context)
-        return max(read_ms, decode_ms)
+        return max(read_ms, self._decode_ms(tokens if self._in_place else length))
 
     def ended(self, context: int) -> None:
         for key in self._chunks(context):
@@ -126,7 +131,7 @@ class Chunks:
             self._lru[key] = CHUNK_TOKENS * self._token_bytes
             self._used += self._lru[key]
         slot_bytes = 0
-        if self._token_ms:
+        if not self._in_place:
             self._decoded = context
             slot_bytes = self._work.engine.kv_bytes(self._work.lengths[context])
         while self._lru and self._used + slot_bytes > self._budget:

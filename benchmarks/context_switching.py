@@ -35,6 +35,7 @@ from _synthetic import LLAMA_1B, LLAMA_QUICK, make_bundle
 from pliant.bundle import Bundle, open_bundle
 from pliant.contexts.codec import ChunkCodec
 from pliant.contexts.costs import RestoreCosts, profile_costs
+from pliant.contexts.identity import CHUNK_TOKENS
 from pliant.contexts.measure_storage import measure_storage
 from pliant.contexts.planner import StorageCost
 from pliant.contexts.storage import StorageProfile
@@ -46,6 +47,7 @@ from pliant.ggml.types import GgmlType
 MODELS = Path(__file__).parent / ".models"
 THREADS = 2
 GROWTH = 32
+REPEATS = 5
 BUDGETS = (1 / 8, 1 / 4, 1 / 2)
 EMULATED = {
     "UFS 3.1": StorageProfile(1.5e9, 100e-6),
@@ -142,13 +144,13 @@ class Bench:
         self.engine.close()
 
     def _budget(self, cell: Cell, lengths: dict[int, int], calls: Sequence[int]) -> int:
-        """Bytes; at least one context must fit, as long as it comes to be."""
-        final = max(
+        """Bytes: a share of the contexts as they are in the end, and room for one of them."""
+        final = [
             min(self.context_length, length + GROWTH * calls.count(context))
             for context, length in lengths.items()
-        )
-        share = cell.budget * self.engine.kv_bytes(sum(lengths.values()))
-        return int(max(share, 1.15 * self.engine.kv_bytes(final)))
+        ]
+        share = cell.budget * self.engine.kv_bytes(sum(final))
+        return int(max(share, 1.15 * self.engine.kv_bytes(max(final))))
 
     def _managers(
         self, profile: StorageProfile, budget: int, folder: Path
@@ -158,24 +160,44 @@ class Bench:
 
         def swap(length: int) -> float:
             read_ms = 1000 * profile.read_s(kv_bytes(length))
-            return max(read_ms, costs.token_ms[16] * length)
+            return max(read_ms, self.decode[16](length))
 
         def load(length: int) -> float:
             return max(1000 * profile.read_s(kv_bytes(length)), self.load(length))
 
         yield "LMK", lambda work: WholeContexts(work, budget, self.recompute)
         yield "whole swap", lambda work: WholeContexts(work, budget, swap)
-        yield "vLLM-S", lambda work: Chunks(work, budget, profile, costs, 16)
-        yield "vLLM-SQ", lambda work: Chunks(work, budget, profile, costs, 8)
+        yield "vLLM-S", lambda work: Chunks(work, budget, profile, 16, self.decode[16])
+        yield "vLLM-SQ", lambda work: Chunks(work, budget, profile, 8, self.decode[8])
         yield "llama.cpp slots", lambda work: WholeContexts(work, budget, load)
         with tempfile.TemporaryDirectory(dir=folder) as store:
             yield "pliant", lambda work: Pliant(work, budget, profile, costs, Path(store))
 
     def _measure_costs(self) -> RestoreCosts:
+        """What restoring takes; also what decoding takes the others, by length."""
         codec = ChunkCodec(self.engine)
         costs = profile_costs(self.engine, codec, 0, StorageProfile(1e9, 0.0), None)
+        self.decode = {bits: self._measure_decoding(codec, bits) for bits in (16, 8)}
         codec.close()
+        self.engine.release_slot(0)
         return costs
+
+    def _measure_decoding(self, codec: ChunkCodec, bits: int) -> Callable[[int], float]:
+        """Milliseconds to decode a context of a length, interpolated."""
+        heads = [layer.kv_heads for layer in self.engine.bundle.levels[-1].plan.layers]
+        chunk = codec.encode(0, 0, CHUNK_TOKENS, heads, bits)
+        lengths, times = [0], [0.0]
+        for length in (CHUNK_TOKENS, 4 * CHUNK_TOKENS, self.context_length):
+            starts = range(0, length - CHUNK_TOKENS + 1, CHUNK_TOKENS)
+            chunks = [(start, chunk) for start in starts]
+            rounds = []
+            for _ in range(REPEATS):
+                begin = time.perf_counter()
+                codec.decode(0, chunks, range(len(heads)), heads)
+                rounds.append(1000 * (time.perf_counter() - begin))
+            lengths.append(len(chunks) * CHUNK_TOKENS)
+            times.append(min(rounds))
+        return lambda length: float(np.interp(length, lengths, times))
 
     def _lengths(self, number: int) -> dict[int, int]:
         """Initial lengths, mixed over popular and rare contexts."""

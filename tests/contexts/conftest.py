@@ -12,7 +12,8 @@ from pliant.engine.options import EngineOptions
 from support.adapters import add_adapters
 from support.tiny_bundle import make_tiny_bundle
 
-FAST = StorageProfile(bandwidth=1e10, latency_s=0.0)
+# Slow enough for chunks to be kept in memory, too.
+FAST = StorageProfile(bandwidth=1e8, latency_s=0.0)
 
 
 @pytest.fixture(scope="session")

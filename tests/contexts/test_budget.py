@@ -7,10 +7,13 @@ import psutil
 import pytest
 
 from pliant.contexts.contexts import Contexts
+from pliant.contexts.storage import StorageProfile
 from pliant.engine.model import ElasticModel
 from pliant.errors import MemoryBudgetError
 
 NUM_CONTEXTS = 20
+# Chunks are worth their memory: reading one takes longer than decoding it.
+SLOW = StorageProfile(bandwidth=5e6, latency_s=0.0)
 
 
 @pytest.mark.parametrize("switches", [60, pytest.param(2000, marks=pytest.mark.slow)])
@@ -18,7 +21,7 @@ def test_switches_keep_to_the_budget(
     open_contexts: Callable[..., Contexts], model: ElasticModel, switches: int
 ) -> None:
     budget = 900 * model.engine.kv_bytes(1)
-    contexts = open_contexts(memory_bytes=budget, bits=None)
+    contexts = open_contexts(memory_bytes=budget, bits=None, storage=SLOW)
     random = np.random.default_rng(1)
     opened = [contexts.create(f"app{index % 4}") for index in range(NUM_CONTEXTS)]
     before = None
@@ -55,3 +58,16 @@ def test_a_call_waits_for_memory_that_is_being_saved(
     with pytest.raises(MemoryBudgetError) as caught:
         opened[0].call(random.integers(6, 300, 280).tolist(), max_tokens=2)
     assert caught.value.budget_bytes == 300 * model.engine.kv_bytes(1)
+
+
+def test_chunks_take_no_memory_where_storage_is_fast(
+    open_contexts: Callable[..., Contexts], model: ElasticModel
+) -> None:
+    """Reading them goes on while others are decoded; slots are all that saves time."""
+    contexts = open_contexts(bits=None, storage=StorageProfile(1e11, 0.0))
+    context = contexts.create("app")
+    context.call(np.random.default_rng(3).integers(6, 300, 200).tolist(), max_tokens=2)
+    contexts.flush()
+    use = contexts.stat().memory
+    assert (use.slots, use.chunks) == (1, 0)
+    assert contexts.stat().store.num_chunks > 2

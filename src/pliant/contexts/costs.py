@@ -26,6 +26,8 @@ from pliant.slo.latency import (
 _REPEATS = 3
 _PROFILED_TOKENS = 512
 _USUAL_BITS = 4
+# Neighbours in a pack are read at once.
+_CHUNKS_PER_READ = 8
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,21 @@ class RestoreCosts:
         return next(found for found in self.latency.levels if found.ratio == level.ratio)
 
     def worth(self, engine: Engine) -> "Worth":
-        """What memory saves: a slot's is decoding what it holds, a chunk's is reading it, as far
-        as that takes longer than the decoding that goes on meanwhile."""
         return Worth(self, self.token_ms[_USUAL_BITS] / engine.kv_bytes(1))
 
 
 @dataclass(frozen=True)
 class Worth:
-    """Milliseconds that a byte in memory saves: of a `slot`, or of a compressed chunk."""
+    """Milliseconds that a byte in memory saves. A `slot` saves decoding what it holds. A chunk
+    saves reading it, as far as that takes longer than the decoding that goes on meanwhile: nothing
+    where storage is fast."""
 
     costs: RestoreCosts
     slot: float
 
     def chunk(self, format_: ChunkFormat) -> float:
-        nbytes = max(1, format_.nbytes)
-        read_ms = self.costs.storage.ms(nbytes, 1)
+        nbytes, storage = max(1, format_.nbytes), self.costs.storage
+        read_ms = storage.ms(nbytes, 1 / _CHUNKS_PER_READ)
         return max(0.0, read_ms - self.costs.decode_ms(format_, format_.kv_heads)) / nbytes
 
 

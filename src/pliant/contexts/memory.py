@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pliant.contexts.chunk import EncodedChunk
+from pliant.contexts.chunk import ChunkFormat, EncodedChunk
 from pliant.contexts.costs import Worth
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.journal import ContextId
@@ -133,11 +133,18 @@ class Memory:
         with self._changed:
             self._pool.touch(("chunk", key) for key in keys)
 
+    def keeps(self, format_: ChunkFormat) -> bool:
+        """Whether chunks of a format are held at all."""
+        return self._worth.chunk(format_) > 0
+
     def keep(self, key: ChunkKey, chunk: EncodedChunk) -> bool:
-        """Hold a compressed chunk, if locked memory leaves room for it; whether it is held."""
+        """Hold a compressed chunk, if that saves time and locked memory leaves room for it;
+        whether it is held."""
         with self._changed:
             if key in self._chunks:
                 return True
+            if not self.keeps(chunk.format):
+                return False
             try:
                 worth = self._worth.chunk(chunk.format)
                 victims = self._pool.add(("chunk", key), len(chunk.payload), worth)

@@ -41,7 +41,7 @@ class StorageCost:
     def of(profile: StorageProfile) -> "StorageCost":
         return StorageCost(1000 * profile.latency_s, profile.bandwidth / 1000)
 
-    def ms(self, nbytes: float, reads: int) -> float:
+    def ms(self, nbytes: float, reads: float) -> float:
         return reads * self.latency_ms + nbytes / self.bytes_per_ms
 
 

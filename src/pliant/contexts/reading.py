@@ -3,10 +3,11 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from pliant.contexts.chunks import StoredSections
+from pliant.contexts.identity import ChunkKey
 from pliant.contexts.packs import OpenFile
 from pliant.contexts.records import Head
 from pliant.contexts.storage import Device
@@ -30,6 +31,18 @@ class Located:
     start: int
     head: Head
     indices: tuple[int, ...]
+
+    def part(self, sections: Sequence[int]) -> "Located":
+        """Other sections of the chunk; raises IndexError for those that it has not."""
+        count = len(self.head.info.sections)
+        if not all(0 <= index < count for index in sections):
+            raise IndexError(f"sections {sections} of a chunk that has {count}")
+        return replace(self, indices=tuple(sections))
+
+
+# What to read of a chunk, by its key or where it was located: all sections, or those of these
+# indices.
+Wanted = tuple[ChunkKey | Located, Sequence[int] | None]
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,8 @@ class Restorer:
         """What was read in full stays in memory, compressed."""
         for source in work.read if work.keeps else []:
             assert source.format is not None
-            if list(source.format.kv_heads) == work.kv_heads:
+            is_whole = list(source.format.kv_heads) == work.kv_heads
+            if is_whole and self._memory.keeps(source.format):
                 key, layers = source.span.key, range(len(work.kv_heads))
                 payload = b"".join(work.parts.pop((key, layer)) for layer in layers)
                 self._memory.keep(key, EncodedChunk(source.format, payload))

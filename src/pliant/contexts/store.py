@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -23,7 +23,7 @@ from pliant.contexts.identity import ChunkKey
 from pliant.contexts.index import Counts, Place
 from pliant.contexts.journal import ContextId
 from pliant.contexts.packs import OpenFile
-from pliant.contexts.reading import Located, Outcome, read_located
+from pliant.contexts.reading import Located, Outcome, Wanted, read_located
 from pliant.contexts.records import Head, chunk_head
 from pliant.contexts.shelf import open_shelf, remove_index
 from pliant.contexts.stats import Counters, StoreStats
@@ -39,10 +39,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _T = TypeVar("_T")
-
-# What to read of a chunk, by its key or where `locate` found it: all sections, or those of these
-# indices.
-Wanted = tuple[ChunkKey | Located, Sequence[int] | None]
 
 
 class Store:
@@ -121,8 +117,7 @@ class Store:
         return place.head.info if place else None
 
     def locate(self, key: ChunkKey) -> Located | None:
-        """Where to read a chunk repeatedly without looking it up again. None if it is not
-        stored."""
+        """Where a chunk is, to read it without looking it up again. None if it is not stored."""
         with self._lock:
             found = self._locate(key, None)
         return found if isinstance(found, Located) else None
@@ -301,10 +296,7 @@ class Store:
         located = chunk if isinstance(chunk, Located) else self._look_up(chunk)
         if not isinstance(located, Located) or sections is None:
             return located
-        count = len(located.head.info.sections)
-        if not all(0 <= index < count for index in sections):
-            raise IndexError(f"sections {sections} of a chunk that has {count}")
-        return replace(located, indices=tuple(sections))
+        return located.part(sections)
 
     def _look_up(self, key: ChunkKey) -> Located | ChunkMissingError | ChunkCorruptError:
         """All of a chunk."""
