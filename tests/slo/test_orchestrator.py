@@ -239,7 +239,10 @@ def test_answers_are_timed_from_arrival_and_learned_from(model: ElasticModel) ->
     assert predicted_ms > 5 * answer.decision.strategy.predicted_ttft_ms
     assert predicted_ms == pytest.approx(again.ttft_ms, rel=0.8)
     sides = {(report.side, report.level) for report in orchestrator.latency.errors()}
-    assert sides == {("ttft", 0.5), ("tpot", 0.5)}
+    assert sides == {("reading", 1.0), ("ttft", 0.5), ("tpot", 0.5)}
+    # A slow TLM is no slow level: what need not be read is not expected to wait for it.
+    unread = orchestrator.decide(PROMPT, slo, max_tokens=6, compression="off")
+    assert unread.strategy.predicted_ttft_ms < predicted_ms / 2
 
 
 def test_a_stream_ends_with_its_answer_and_can_be_closed(model: ElasticModel) -> None:

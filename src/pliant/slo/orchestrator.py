@@ -149,11 +149,15 @@ class Orchestrator:
         if generation.finish_reason == "cancelled" and not generation.tokens:
             return
         work, level, base = decision.work, generation.level, self.latency.base
-        num_tokens = len(decision.tokens)
-        expected_ms = work.ttft_ms(base, level, num_tokens)
-        self.latency.observe_ttft(level, expected_ms, decision.decide_ms + generation.ttft_ms)
+        num_tokens, start = len(decision.tokens), work.state.context_tokens
+        ttft_ms = generation.ttft_ms
+        if work.is_read:
+            self.latency.observe_reading(work.reading_ms(base), decision.decide_ms)
+        else:
+            ttft_ms += decision.decide_ms
+        self.latency.observe_ttft(level, base.predict_ttft(level, num_tokens, start), ttft_ms)
         if generation.tpot_ms is not None:
-            kv_tokens = work.state.context_tokens + num_tokens + len(generation.tokens) // 2
+            kv_tokens = start + num_tokens + len(generation.tokens) // 2
             expected_ms = base.predict_tpot(level, kv_tokens)
             self.latency.observe_tpot(level, expected_ms, generation.tpot_ms)
 
