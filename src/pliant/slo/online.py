@@ -27,8 +27,8 @@ class ErrorReport:
     """How far predictions were off at one level: quantiles of |measured / predicted - 1|.
 
     `side` is `ttft` (what comes after the TLM), `tpot`, or `reading`, the TLM's part of the TTFT,
-    which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW at most; `bias` is the
-    median of measured / predicted - 1.
+    which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW at most; `bias`
+    is the median of measured / predicted - 1.
     """
 
     side: str

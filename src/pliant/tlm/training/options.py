@@ -18,8 +18,8 @@ class TrainOptions:
     decision head learns on the frozen trunk. A step of the decision head draws `slo_pairs` SLOs
     per text. `soft_weight` mixes its targets, from 0 (the label) to 1: of what an SLO allows, each
     strategy by exp(p / `soft_temperature`), where p is between the LLM's probability of being right
-    with this text and how often it is right with all. `dropout` hides that share of the trunk's output
-    from the branches. Raises TrainingError for a value out of its range.
+    with this text and how often it is right with all. `dropout` hides that share of the trunk's
+    output from the branches. Raises TrainingError for a value out of its range.
     """
 
     epochs: int = 3
