@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pliant.errors import TrainingError
+from pliant.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +36,13 @@ def save_state(path: Path, state: TrainState, fingerprint: str) -> None:
 
     `fingerprint` tells the training from others. Raises TrainingError if it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     metadata = {"step": str(state.step), "fingerprint": fingerprint}
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        save_file(state.tensors, draft, metadata)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with replacing(path) as draft:
+            save_file(state.tensors, draft, metadata)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"the checkpoint {path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def load_state(path: Path, fingerprint: str) -> TrainState | None:
