@@ -10,7 +10,15 @@ from rich.text import Text
 
 from pliant.cli.chat import announce_calibration
 from pliant.cli.output import console, print_json, print_table, table, terminal_safe
-from pliant.cli.run import DEFAULT_MAX_TOKENS, parse_compression, piped_text
+from pliant.cli.request_options import (
+    DEFAULT_MAX_TOKENS,
+    Compress,
+    MaxTokens,
+    System,
+    Tpot,
+    Ttft,
+)
+from pliant.cli.run import parse_compression, piped_text
 from pliant.errors import RequestError
 from pliant.slo import (
     Compression,
@@ -34,25 +42,14 @@ def explain(
     prompt: Annotated[
         str | None, typer.Argument(help="The request; without it: what is piped in.")
     ] = None,
-    ttft: Annotated[
-        str | None,
-        typer.Option(help="Time to first token: 0.4 or 40% of the full model's, or 400ms."),
-    ] = None,
-    tpot: Annotated[
-        str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
-    ] = None,
+    ttft: Ttft = None,
+    tpot: Tpot = None,
     bundle: Annotated[
         str, typer.Option(help="Name of a bundle, a bundle's folder, or a .gguf file.")
     ] = "pocket",
-    system: Annotated[
-        str | None, typer.Option(help="System message: what the model is for.")
-    ] = None,
-    compress: Annotated[
-        str, typer.Option(help="Shorten the prompt: auto, off, or to a ratio such as 0.5 or 50%.")
-    ] = "auto",
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
-    ] = DEFAULT_MAX_TOKENS,
+    system: System = None,
+    compress: Compress = "auto",
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show what an SLO gets: the level, how much of the prompt, and why.
