@@ -24,8 +24,8 @@ class Margins:
 class ErrorReport:
     """How far predictions were off at one level: quantiles of |measured / predicted - 1|.
 
-    `side` is `ttft` or `tpot`; `count` requests, the last ERROR_WINDOW at most; `bias` is the
-    median of measured / predicted - 1.
+    `side` is `ttft`, `tpot` or `restore`; `count` requests, the last ERROR_WINDOW at most; `bias`
+    is the median of measured / predicted - 1.
     """
 
     side: str
@@ -47,7 +47,7 @@ class OnlineLatency:
     def __init__(self, base: LatencyModel) -> None:
         self.base = base
         self._lock = threading.Lock()
-        self._trackers = {"ttft": Tracker(), "tpot": Tracker()}
+        self._trackers = {side: Tracker() for side in ("ttft", "tpot", "restore")}
         self._errors: defaultdict[tuple[str, float], deque[float]] = defaultdict(
             lambda: deque(maxlen=ERROR_WINDOW)
         )
@@ -69,6 +69,11 @@ class OnlineLatency:
         with self._lock:
             return self._trackers["tpot"].factor(level)
 
+    def restore_factor(self, level: float) -> float:
+        """Time to restore a context over what was planned for it."""
+        with self._lock:
+            return self._trackers["restore"].factor(level)
+
     @property
     def margins(self) -> Margins:
         """Learned from the errors of the last requests; they widen on a restless machine."""
@@ -81,6 +86,10 @@ class OnlineLatency:
 
     def observe_tpot(self, level: float, calibrated_ms: float, measured_ms: float) -> None:
         self._observe("tpot", level, calibrated_ms, measured_ms)
+
+    def observe_restore(self, level: float, planned_ms: float, measured_ms: float) -> None:
+        """A restore that was planned to take `planned_ms` took `measured_ms`."""
+        self._observe("restore", level, planned_ms, measured_ms)
 
     def errors(self) -> tuple[ErrorReport, ...]:
         """Of every side and level that was measured."""

@@ -80,16 +80,19 @@ class Orchestrator:
         state: State = IDLE,
         policy: Policy = "best_effort",
         compression: Compression = "auto",
+        level: float | None = None,
     ) -> Decision:
         """The level and the shortened prompt for an answer of up to `max_tokens`.
 
         Among the strategies that are predicted to meet both sides of the SLO with a margin, the
         one that the TLM's decision head takes for likeliest; without a TLM, and where there is
-        no time to ask it, the largest level. Raises RequestError and its kin for a prompt that
-        the model cannot take, SloUnreachableError under the policy `strict`.
+        no time to ask it, the largest level. With a `level`, only strategies of that one. Raises
+        RequestError and its kin for a prompt that the model cannot take, SloUnreachableError under
+        the policy `strict`.
         """
         watch = Stopwatch()
         _check_compression(compression)
+        levels = self._levels if level is None else (self.model.bundle.level(level).ratio,)
         tokens = self.model.encode_prompt(prompt)
         work = self._work(len(tokens), max_tokens, state)
         limits = self._limits(work, slo)
@@ -97,7 +100,7 @@ class Orchestrator:
         with watch.timing("compress"):
             prepare = None if ratios == _WHOLE else self._prepare
             shortener = None if prepare is None else prepare(prompt)
-        work, candidates = self._candidates(work, shortener, ratios, limits)
+        work, candidates = self._candidates(work, shortener, levels, ratios, limits)
         if policy == "strict" and not any(s.feasible for s in candidates):
             raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
         with watch.timing("read"):
@@ -201,18 +204,19 @@ class Orchestrator:
         self,
         work: Work,
         shortener: "Shortener | None",
+        levels: tuple[float, ...],
         ratios: tuple[float, ...],
         limits: Limits,
     ) -> tuple[Work, Grid]:
         """With the TLM's time in them, unless without it, and the whole prompt, there are some
         that are feasible and with it none."""
         if shortener is None:
-            return work, make_grid(self.latency, work, self._levels, _WHOLE, limits)
+            return work, make_grid(self.latency, work, levels, _WHOLE, limits)
         read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
-        grid = make_grid(self.latency, read, self._levels, ratios, limits)
+        grid = make_grid(self.latency, read, levels, ratios, limits)
         if 1.0 not in ratios or any(s.feasible for s in grid):
             return read, grid
-        whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
+        whole = make_grid(self.latency, work, levels, _WHOLE, limits)
         if not any(s.feasible for s in whole):
             return read, grid
         both = (*(s for s in grid if s.prompt_ratio < 1), *whole)
@@ -234,9 +238,10 @@ class Orchestrator:
         if reading is not None and self.tlm is not None:
             strategy, share = choose_by_reading(pool, self.tlm, reading)
             return strategy, f"the decision head's likeliest ({share:.0%}) of the {what}"
+        strategy = choose_by_rule(pool)
         if limits.are_none:
-            return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
-        return choose_by_rule(pool), f"the largest level of the {what}"
+            return strategy, f"no limit: level {strategy.level:g} and the whole prompt"
+        return strategy, f"the largest level of the {what}"
 
 
 def _preparation(model: "ElasticModel", protect: Protect) -> "Callable[[Prompt], Shortener]":
