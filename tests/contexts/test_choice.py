@@ -212,7 +212,7 @@ def test_the_device_is_measured_before_the_first_call_with_an_slo_begins(
         context = contexts.create("app")
         first = call(context, 50, level=0.5)
         assert first.decision is None and first.predicted_ttft_ms is None and first.is_slo_met
-        assert first.why == "it was asked for" and told == []
+        assert first.why == "no SLO was given" and told == []
         second = call(context, 50, slo=LOOSE)
         assert told == [2.0]
         assert second.level == 1.0 and second.is_slo_met and second.ttft_ms < 1500

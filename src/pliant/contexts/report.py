@@ -34,7 +34,7 @@ class CallReport:
     @property
     def why(self) -> str:
         """Why this level."""
-        return "it was asked for" if self.decision is None else self.decision.why
+        return "no SLO was given" if self.decision is None else self.decision.why
 
     @property
     def predicted_ttft_ms(self) -> float | None:
