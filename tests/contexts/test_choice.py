@@ -70,7 +70,10 @@ def test_the_largest_level_in_time_is_taken_by_the_models_costs(choosing: Choosi
     context = choosing().create("app")
     # Costs are in proportion to levels: 0.6 of the full model's are enough for 0.5 alone.
     report = call(context, 100, slo=Slo(ttft=0.6, tpot=0.6))
-    assert report.level == 0.5 and report.why == "the largest level of the 2 feasible of 3"
+    assert (
+        report.level == 0.5
+        and report.why == "the whole prompt at the largest level of the 2 feasible of 3"
+    )
     decision = report.decision
     assert decision is not None
     assert report.predicted_tpot_ms == pytest.approx(SLOW.predict_tpot(0.5, 102))

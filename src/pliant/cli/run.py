@@ -9,6 +9,14 @@ import typer
 
 from pliant.cli.answer import spelled
 from pliant.cli.chat import Chat
+from pliant.cli.request_options import (
+    DEFAULT_MAX_TOKENS,
+    Compress,
+    MaxTokens,
+    System,
+    Tpot,
+    Ttft,
+)
 from pliant.engine.options import EngineOptions, Layout
 from pliant.engine.sampling import SamplingParams
 from pliant.errors import RequestError, SloUnreachableError
@@ -20,7 +28,6 @@ if TYPE_CHECKING:
 
 _OPTIONS = EngineOptions()
 _SAMPLING = SamplingParams()
-DEFAULT_MAX_TOKENS = 256
 
 
 def run(
@@ -33,26 +40,14 @@ def run(
     level: Annotated[
         float | None, typer.Option(help="Level to run at; `pliant show` lists them.")
     ] = None,
-    ttft: Annotated[
-        str | None,
-        typer.Option(help="Time to first token: 0.4 or 40% of the full model's, or 400ms."),
-    ] = None,
-    tpot: Annotated[
-        str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
-    ] = None,
+    ttft: Ttft = None,
+    tpot: Tpot = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what nothing is predicted to meet.")
     ] = False,
-    compress: Annotated[
-        str,
-        typer.Option(help="Shorten the prompt: auto, off, or to a ratio such as 0.5 or 50%."),
-    ] = "auto",
-    system: Annotated[
-        str | None, typer.Option(help="System message: what the model is for.")
-    ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
-    ] = DEFAULT_MAX_TOKENS,
+    compress: Compress = "auto",
+    system: System = None,
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
     temperature: Annotated[
         float, typer.Option(help="0 always takes the likeliest token.")
     ] = _SAMPLING.temperature,

@@ -11,6 +11,8 @@ from pliant.slo.tracker import Tracker
 ERROR_WINDOW = 64
 """Requests per level whose errors are reported."""
 
+_NO_LEVEL = 1.0
+
 
 @dataclass(frozen=True)
 class Margins:
@@ -24,8 +26,9 @@ class Margins:
 class ErrorReport:
     """How far predictions were off at one level: quantiles of |measured / predicted - 1|.
 
-    `side` is `ttft`, `tpot` or `restore`; `count` requests, the last ERROR_WINDOW at most; `bias`
-    is the median of measured / predicted - 1.
+    `side` is `ttft` (what comes after restore and TLM), `tpot`, `restore`, or `reading`, the TLM's
+    part of the TTFT, which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW
+    at most; `bias` is the median of measured / predicted - 1.
     """
 
     side: str
@@ -47,7 +50,8 @@ class OnlineLatency:
     def __init__(self, base: LatencyModel) -> None:
         self.base = base
         self._lock = threading.Lock()
-        self._trackers = {side: Tracker() for side in ("ttft", "tpot", "restore")}
+        sides = ("ttft", "tpot", "restore", "reading")
+        self._trackers = {side: Tracker() for side in sides}
         self._errors: defaultdict[tuple[str, float], deque[float]] = defaultdict(
             lambda: deque(maxlen=ERROR_WINDOW)
         )
@@ -74,6 +78,10 @@ class OnlineLatency:
         with self._lock:
             return self._trackers["restore"].factor(level)
 
+    def reading_factor(self) -> float:
+        with self._lock:
+            return self._trackers["reading"].factor(_NO_LEVEL)
+
     @property
     def margins(self) -> Margins:
         """Learned from the errors of the last requests; they widen on a restless machine."""
@@ -90,6 +98,9 @@ class OnlineLatency:
     def observe_restore(self, level: float, planned_ms: float, measured_ms: float) -> None:
         """A restore that was planned to take `planned_ms` took `measured_ms`."""
         self._observe("restore", level, planned_ms, measured_ms)
+
+    def observe_reading(self, calibrated_ms: float, measured_ms: float) -> None:
+        self._observe("reading", _NO_LEVEL, calibrated_ms, measured_ms)
 
     def errors(self) -> tuple[ErrorReport, ...]:
         """Of every side and level that was measured."""

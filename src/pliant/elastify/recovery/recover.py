@@ -13,15 +13,14 @@ import torch
 from pliant.bundle.plan import Level
 from pliant.elastify.recovery.adapted import Factors, factors_of
 from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
-from pliant.elastify.recovery.checkpoint import training_fingerprint, weights_sha256
 from pliant.elastify.recovery.data import RecoveryData
+from pliant.elastify.recovery.fingerprint import training_fingerprint, weights_sha256
 from pliant.elastify.recovery.losses import mean_lm_loss, scored_logits
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.trainee import Trainee
 from pliant.elastify.submodel import slice_model
 from pliant.progress import Track, untracked
-
-CHECKPOINT_SECONDS = 60.0
+from pliant.training.adamw import CHECKPOINT_SECONDS
 
 
 @dataclass(frozen=True, eq=False)
