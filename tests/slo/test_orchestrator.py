@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from pliant import ElasticModel, EngineOptions, load
-from pliant.errors import BundleError, ContextOverflowError, RequestError, SloUnreachableError
+from pliant.errors import (
+    BundleError,
+    ContextOverflowError,
+    RequestError,
+    SloUnreachableError,
+    UnknownLevelError,
+)
 from pliant.slo import EncodeCost, OnlineLatency, Orchestrator, Slo, State, Strategy
 from pliant.tlm.protect import EVERYTHING
 from support.readers import FixedReader
@@ -198,6 +204,17 @@ def test_an_slo_out_of_reach_for_tpot_does_not_cost_the_prompt(model: ElasticMod
     orchestrator = _orchestrator(model, _reader(level=0.3, prompt_ratio=1.0))
     decision = orchestrator.decide(PROMPT, Slo(ttft=0.9, tpot_ms=0.001), max_tokens=8)
     assert decision.strategy.level == 0.3 and decision.strategy.prompt_ratio >= 0.9
+
+
+@pytest.mark.parametrize("slo", [Slo(), Slo(0.8, 0.8), Slo(ttft_ms=1e5)])
+def test_a_named_level_is_the_only_one_to_choose_from(model: ElasticModel, slo: Slo) -> None:
+    decision = _orchestrator(model, _reader(prompt_ratio=0.7)).decide(
+        PROMPT, slo, max_tokens=8, level=0.3
+    )
+    assert {s.level for s in decision.candidates} == {0.3}
+    assert decision.strategy.prompt_ratio == (1.0 if slo == Slo() else 0.7)
+    with pytest.raises(UnknownLevelError):
+        _orchestrator(model).decide(PROMPT, slo, max_tokens=8, level=0.35)
 
 
 def test_a_tlm_of_other_levels_is_refused(model: ElasticModel) -> None:

@@ -13,8 +13,8 @@ from pliant.slo.online import OnlineLatency
 class State:
     """What else a request's first token waits for.
 
-    `context_tokens` are in the KV cache already, or will be after a restore that takes
-    `restore_ms`: a number, or one for each level (a function of its ratio). `queue_ms` passes
+    `context_tokens` are in the KV cache already, or will be after a restore that is planned to
+    take `restore_ms`: a number, or one for each level (a function of its ratio). `queue_ms` passes
     before the request's turn.
     """
 
@@ -28,10 +28,10 @@ class State:
             if not callable(value) and not value >= 0:
                 raise RequestError(f"{name} is {value!r}; it must be 0 or more")
 
-    def wait_ms(self, level: float) -> float:
-        """Queue and restore."""
+    def wait_ms(self, level: float, restore_factor: float = 1.0) -> float:
+        """Queue, and a restore that takes `restore_factor` times what is planned."""
         restore_ms = self.restore_ms(level) if callable(self.restore_ms) else self.restore_ms
-        return self.queue_ms + restore_ms
+        return self.queue_ms + restore_factor * restore_ms
 
 
 IDLE = State()
@@ -109,7 +109,7 @@ def _strategies(
     tokens_at = [(ratio, work.tokens_at(ratio)) for ratio in prompt_ratios]
     for level in levels:
         ttft_factor, tpot_factor = latency.ttft_factor(level), latency.tpot_factor(level)
-        wait_ms = work.state.wait_ms(level)
+        wait_ms = work.state.wait_ms(level, latency.restore_factor(level))
         for ratio, tokens in tokens_at:
             prefill_ms = base.predict_ttft(level, tokens, start) * ttft_factor
             ttft_ms = reading_ms + prefill_ms + wait_ms

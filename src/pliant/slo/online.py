@@ -26,9 +26,9 @@ class Margins:
 class ErrorReport:
     """How far predictions were off at one level: quantiles of |measured / predicted - 1|.
 
-    `side` is `ttft` (what comes after the TLM), `tpot`, or `reading`, the TLM's part of the TTFT,
-    which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW at most; `bias`
-    is the median of measured / predicted - 1.
+    `side` is `ttft` (what comes after restore and TLM), `tpot`, `restore`, or `reading`, the TLM's
+    part of the TTFT, which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW
+    at most; `bias` is the median of measured / predicted - 1.
     """
 
     side: str
@@ -50,7 +50,8 @@ class OnlineLatency:
     def __init__(self, base: LatencyModel) -> None:
         self.base = base
         self._lock = threading.Lock()
-        self._trackers = {side: Tracker() for side in ("ttft", "tpot", "reading")}
+        sides = ("ttft", "tpot", "restore", "reading")
+        self._trackers = {side: Tracker() for side in sides}
         self._errors: defaultdict[tuple[str, float], deque[float]] = defaultdict(
             lambda: deque(maxlen=ERROR_WINDOW)
         )
@@ -72,6 +73,11 @@ class OnlineLatency:
         with self._lock:
             return self._trackers["tpot"].factor(level)
 
+    def restore_factor(self, level: float) -> float:
+        """Time to restore a context over what was planned for it."""
+        with self._lock:
+            return self._trackers["restore"].factor(level)
+
     def reading_factor(self) -> float:
         with self._lock:
             return self._trackers["reading"].factor(_NO_LEVEL)
@@ -88,6 +94,10 @@ class OnlineLatency:
 
     def observe_tpot(self, level: float, calibrated_ms: float, measured_ms: float) -> None:
         self._observe("tpot", level, calibrated_ms, measured_ms)
+
+    def observe_restore(self, level: float, planned_ms: float, measured_ms: float) -> None:
+        """A restore that was planned to take `planned_ms` took `measured_ms`."""
+        self._observe("restore", level, planned_ms, measured_ms)
 
     def observe_reading(self, calibrated_ms: float, measured_ms: float) -> None:
         self._observe("reading", _NO_LEVEL, calibrated_ms, measured_ms)

@@ -43,6 +43,7 @@ class _Request:
     tokens: Sequence[int]
     work: Work
     limits: Limits
+    levels: tuple[float, ...]
     prompt_ratios: tuple[float, ...]
 
 
@@ -93,17 +94,19 @@ class Orchestrator:
         state: State = IDLE,
         policy: Policy = "best_effort",
         compression: Compression = "auto",
+        level: float | None = None,
     ) -> Decision:
         """The level and the shortened prompt for an answer of up to `max_tokens`.
 
         Among the strategies that are predicted to meet both sides of the SLO with a margin: if
         the whole prompt is, at `whole_from` or a larger level, that; else the one that the TLM's
         decision head takes for likeliest. Without a TLM, and where there is no time to ask it,
-        the largest level. Raises RequestError and its kin for a prompt that the model cannot
-        take, SloUnreachableError under the policy `strict`.
+        the largest level. With a `level`, only strategies of that one. Raises RequestError and
+        its kin for a prompt that the model cannot take, SloUnreachableError under the policy
+        `strict`.
         """
         watch = Stopwatch()
-        request = self._request(prompt, slo, max_tokens, state, compression)
+        request = self._request(prompt, slo, max_tokens, state, compression, level)
         limits, tokens = request.limits, request.tokens
         survey = self._whole(request)
         if request.prompt_ratios != _WHOLE and not self._is_enough(survey, request):
@@ -135,7 +138,7 @@ class Orchestrator:
 
         Raises as `decide` does.
         """
-        request = self._request(prompt, slo, max_tokens, IDLE, compression)
+        request = self._request(prompt, slo, max_tokens, IDLE, compression, None)
         whole = self._whole(request)
         if request.prompt_ratios == _WHOLE:
             return whole
@@ -205,14 +208,16 @@ class Orchestrator:
         max_tokens: int,
         state: State,
         compression: Compression,
+        level: float | None,
     ) -> _Request:
         _check_compression(compression)
+        levels = self._levels if level is None else (self.model.bundle.level(level).ratio,)
         tokens = self.model.encode_prompt(prompt)
         room = self.model.room_after(state.context_tokens + len(tokens))
         work = Work(len(tokens), min(max_tokens, room), state=state)
         limits = self._limits(work, slo)
         ratios = self._prompt_ratios(prompt, compression, limits)
-        return _Request(prompt, tokens, work, limits, ratios)
+        return _Request(prompt, tokens, work, limits, levels, ratios)
 
     def _limits(self, work: Work, slo: Slo) -> Limits:
         start = work.state.context_tokens
@@ -233,9 +238,10 @@ class Orchestrator:
         return self.tlm.prompt_ratios
 
     def _whole(self, request: _Request) -> Survey:
-        """The whole prompt at every level, without the TLM and its time."""
+        """The whole prompt at each level, without the TLM and its time."""
         work = request.work
-        return Survey(work, make_grid(self.latency, work, self._levels, _WHOLE, request.limits))
+        grid = make_grid(self.latency, work, request.levels, _WHOLE, request.limits)
+        return Survey(work, grid)
 
     def _is_enough(self, whole: Survey, request: _Request) -> bool:
         return 1.0 in request.prompt_ratios and any(
@@ -251,7 +257,7 @@ class Orchestrator:
             shortener = self._prepare(request.prompt, request.tokens)
         work = replace(request.work, is_read=True, min_tokens=shortener.min_tokens)
         ratios = request.prompt_ratios
-        grid = make_grid(self.latency, work, self._levels, ratios, limits)
+        grid = make_grid(self.latency, work, request.levels, ratios, limits)
         if 1.0 in ratios and not any(s.feasible for s in grid) and whole.is_feasible:
             both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
             ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
@@ -270,9 +276,10 @@ class Orchestrator:
         if survey.reading is not None and self.tlm is not None:
             strategy, share = choose_by_reading(pool, self.tlm, survey.reading)
             return strategy, f"the decision head's likeliest ({share:.0%}) of the {what}"
+        strategy = choose_by_rule(pool)
         if limits.are_none:
-            return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
-        return choose_by_rule(pool), f"the whole prompt at the largest level of the {what}"
+            return strategy, f"no limit: level {strategy.level:g} and the whole prompt"
+        return strategy, f"the whole prompt at the largest level of the {what}"
 
 
 def _preparation(
