@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 from pliant.bundle.plan import Level
 from pliant.elastify.recovery.adapted import adapt, trained_parameters
 from pliant.elastify.recovery.batches import Batch
+from pliant.elastify.recovery.fitting import Outputs, Sample, fit_factors
 from pliant.elastify.recovery.losses import distillation_loss, lm_loss, scored_logits
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.training.adamw import AdamW, rate_share
+
+Check = tuple[Batch, torch.Tensor | None]
+"""A batch with the teacher's logits."""
 
 
 class Trainee:
@@ -35,7 +40,8 @@ class Trainee:
             model, level.plan, rank=options.rank, alpha=options.alpha, seed=options.seed
         )
         self._options = options
-        self._optimizer = AdamW(trained_parameters(self.model), checkpoint, fingerprint)
+        self._parameters = trained_parameters(self.model)
+        self._optimizer = AdamW(self._parameters, checkpoint, fingerprint)
 
     @property
     def step(self) -> int:
@@ -47,13 +53,26 @@ class Trainee:
         """One per update, in the training's own measure."""
         return self._optimizer.losses
 
-    def update(self, batch: Batch, teacher_logits: torch.Tensor | None) -> None:
-        """One step; without a teacher the loss is that of language modelling."""
+    def loss(self, batch: Batch, teacher_logits: torch.Tensor | None) -> torch.Tensor:
+        """Without a teacher that of language modelling."""
         logits = scored_logits(self.model, batch, self._options.dtype)
         if teacher_logits is None:
-            loss = lm_loss(logits, batch)
-        else:
-            loss = distillation_loss(logits, teacher_logits, batch)
+            return lm_loss(logits, batch)
+        return distillation_loss(logits, teacher_logits, batch)
+
+    @torch.no_grad()
+    def fit(self, full: Outputs, sample: Sample, checks: Sequence[Check]) -> None:
+        """Begin at factors fitted on `sample`, if that lowers the loss on `checks`."""
+        begun = {name: weight.clone() for name, weight in self._parameters.items()}
+        bare = sum(float(self.loss(*check)) for check in checks)
+        fit_factors(self.model, full, sample, self._options)
+        if not sum(float(self.loss(*check)) for check in checks) < bare:
+            for name, weight in self._parameters.items():
+                weight.copy_(begun[name])
+
+    def update(self, batch: Batch, teacher_logits: torch.Tensor | None) -> None:
+        """One step."""
+        loss = self.loss(batch, teacher_logits)
         self._optimizer.update(loss, learning_rate(self._options, self.step))
 
     def save(self) -> None:
