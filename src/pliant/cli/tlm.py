@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pliant.cli.arguments import VerbCommand
 from pliant.cli.output import console, table
 from pliant.errors import LabelError
 
@@ -20,14 +21,14 @@ tlm = typer.Typer(
 )
 
 BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="Name or folder of the bundle.")
+    str, typer.Argument(metavar="BUNDLE", help="Name or folder of the bundle.")
 ]
 TASKS_HELP = (
     "Questions: .jsonl with `question` or `messages`, `choices` and `answer_index` in each line."
 )
 
 
-@tlm.command()
+@tlm.command(cls=VerbCommand)
 def labels(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Option(help="Folder of the labels; goes on with what is there.")],
@@ -49,9 +50,10 @@ def labels(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS",
-            help="Share the work on a Ray cluster whose nodes see the bundle at the same path; "
-            "`auto` is the one that `ray start --head` started here.",
+            metavar="[ADDRESS]",
+            help="Share the work on a Ray cluster whose nodes see the bundle at the same path: "
+            "without an address the one that `ray start --head` started here; `local` starts one "
+            "for this run. Needs the extra: pip install 'pliant[ray]'.",
         ),
     ] = None,
 ) -> None:
@@ -124,7 +126,6 @@ def _label_pairs(pairs: Path, out: Path) -> None:
 
     with tracking() as track:
         found = label_pairs(pairs, track)
-    out.mkdir(parents=True, exist_ok=True)
     write_rows(out / PAIR_FILE, found.rows)
     _say(
         f"{len(found.rows)} texts labelled; left out: {found.varied} with words of their own, "
@@ -134,7 +135,7 @@ def _label_pairs(pairs: Path, out: Path) -> None:
 
 
 def _label_tasks(
-    bundle: Path, tasks: Path, out: Path, head: Literal["score", "decision"], ray: str | None
+    bundle: str, tasks: Path, out: Path, head: Literal["score", "decision"], ray: str | None
 ) -> None:
     from pliant.cli.progress import tracking
     from pliant.tlm.labels.label import label_tasks
