@@ -23,7 +23,7 @@ from pliant.slo.latency import (
     PrefillCost,
 )
 
-_REPEATS = 3
+_REPEATS = 5
 _PROFILED_TOKENS = 512
 _USUAL_BITS = 4
 # Neighbours in a pack are read at once.
