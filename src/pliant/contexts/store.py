@@ -69,7 +69,7 @@ class Store:
         self._counters = Counters()
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
         self._attempt("the quota was not kept", lambda: self._free(self._excess(0), None))
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
@@ -157,9 +157,12 @@ class Store:
         """Count a use of the context's KV: it is evicted later."""
         self._attempt("a use was not noted", lambda: self._shelf.touch(context_id))
 
-    def drop_context(self, context_id: ContextId) -> None:
-        """Delete a context's KV; chunks that others refer to move to one of their packs."""
-        self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id))
+    def drop_context(self, context_id: ContextId) -> list[ChunkKey]:
+        """Delete a context's KV; chunks that others refer to move to one of their packs.
+
+        Returns the keys of what is nowhere now.
+        """
+        return self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id)) or []
 
     def retain(self, context_ids: Collection[ContextId]) -> None:
         """Drop every context that is not one of these: what a crash left of deleted ones."""
@@ -241,7 +244,7 @@ class Store:
         self._shelf.close()
         with suppress(OSError):
             remove_index(self._folder)
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
 
     def _warn(self, what: str, error: Exception) -> None:
         """The same warning is given once."""

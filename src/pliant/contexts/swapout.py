@@ -77,6 +77,7 @@ class Swapper:
         self._options = options
         self._jobs: queue.Queue[Unsaved | None] = queue.Queue()
         self._encoding = threading.Lock()
+        self._storing = threading.Lock()
         self._unsynced: set[ContextId] = set()
         self._thread = threading.Thread(target=self._work, name="pliant-swapout", daemon=True)
         self._thread.start()
@@ -97,6 +98,12 @@ class Swapper:
     def paused(self) -> Iterator[None]:
         """No slot is read meanwhile, and none whose state changed is read afterwards."""
         with self._encoding:
+            yield
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Nothing is stored meanwhile, and nothing afterwards of a slot that was dropped."""
+        with self._storing:
             yield
 
     def wait_for_encoder(self) -> None:
@@ -134,7 +141,9 @@ class Swapper:
             for span in job.spans
             if stored[span.key] is None and job.slot.has(span.start, span.stop, span.level)
         ]
-        self._store.share(job.context, known)
+        with self.storing():
+            if self._memory.is_saving(job.slot, job.epoch):
+                self._store.share(job.context, known)
         with self._timed("probe_ms"):
             bits = self._choose_bits(job, new, [info for info in stored.values() if info])
         for span, chosen in zip(new, bits, strict=True):
@@ -154,8 +163,11 @@ class Swapper:
                 return False
             num_tokens = span.stop - span.start
             chunk = self._codec.encode(job.slot.number, span.start, num_tokens, heads, bits)
-        self._store.put(job.context, span.key, to_stored(chunk, span.level))
-        self._memory.keep(span.key, chunk)
+        with self.storing():
+            if not self._memory.is_saving(job.slot, job.epoch):
+                return False
+            self._store.put(job.context, span.key, to_stored(chunk, span.level))
+            self._memory.keep(span.key, chunk)
         self.stats.chunks += 1
         return True
 

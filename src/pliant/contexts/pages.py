@@ -1,0 +1,19 @@
+"""Memory that goes back to the system as soon as it is dropped.
+
+What is freed in the heap stays with the process while anything behind it is in use: chunks that
+come and go would make it hold far more than they are.
+"""
+
+import mmap
+
+
+def held_bytes(nbytes: int) -> int:
+    """What so many bytes take in pages of their own."""
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def in_own_pages(data: bytes | memoryview) -> memoryview:
+    """A read-only copy of `data`, not empty, that takes `held_bytes` until its last reference."""
+    pages = mmap.mmap(-1, len(data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages[:] = data
+    return memoryview(pages).toreadonly()
