@@ -14,23 +14,22 @@ from pliant.bundle import open_bundle
 from pliant.contexts.context import Context
 from pliant.contexts.contexts import Contexts
 from pliant.contexts.options import ContextOptions
-from pliant.contexts.storage import StorageProfile
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
+from support.storage import FAST
 
 # Contexts of an app keep to one level, so that a history can be computed again as one prompt.
 LEVELS = {"small": 0.3, "middle": 0.5, "full": 1.0}
 MOST_CONTEXTS = 8
 MOST_TOKENS = 300
 MAX_TOKENS = 3
-STORAGE = StorageProfile(1e10, 0.0)
 
 
 def options(model: ElasticModel) -> ContextOptions:
     """Lossless, with memory and disk for part of the contexts only."""
     kv_bytes = model.engine.kv_bytes(1)
     return ContextOptions(
-        memory_bytes=1200 * kv_bytes, quota_bytes=2000 * kv_bytes, bits=16, storage=STORAGE
+        memory_bytes=1200 * kv_bytes, quota_bytes=2000 * kv_bytes, bits=16, storage=FAST
     )
 
 

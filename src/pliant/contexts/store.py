@@ -171,8 +171,14 @@ class Store:
             self.drop_context(context_id)
 
     def make_room(self, nbytes: int) -> bool:
-        """Free so much of the disk by dropping KV, oldest first; whether so much was there."""
-        return bool(self._attempt("no room was made", lambda: self._free(nbytes, None)))
+        """Free so much of the disk by dropping KV, oldest first; whether any was freed."""
+
+        def work() -> bool:
+            before = self._shelf.pack_bytes
+            self._free(nbytes, None)
+            return self._shelf.pack_bytes < before
+
+        return bool(self._attempt("no room was made", work))
 
     def sync(self, context_id: ContextId) -> bool:
         """Make what was put for a context survive a power failure; whether that worked."""
