@@ -84,7 +84,7 @@ def test_tracked_bytes_keep_to_the_budget(
 def test_two_thousand_switches_of_a_real_model(
     tmp_path: Path,
 ) -> None:
-    budget = 32 << 20
+    budget = 64 << 20
     options = ContextOptions(memory_bytes=budget, storage=FAST)
     with (
         pliant.load("pocket", EngineOptions(threads=2, slots=5)) as model,
@@ -97,7 +97,7 @@ def test_two_thousand_switches_of_a_real_model(
         warm_up.delete_all()
         assert contexts.stat().memory.used == 0
         base = resident_bytes()
-        trace = Trace(contexts, 60, vocab_size)
+        trace = Trace(contexts, 100, vocab_size)
         worst = 0
         for _ in range(2000):
             trace.step()

@@ -28,10 +28,12 @@ from pliant.contexts.spans import ChunkSpan
 from pliant.contexts.store import Store
 from pliant.engine.engine import Engine
 from pliant.errors import ChunkError
+from pliant.ggml.memory import trim_heap
 
 logger = logging.getLogger(__name__)
 
 _REST_BITS = 8
+_TRIM_JOBS = 8
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Swapper:
         self._jobs: queue.Queue[Unsaved | None] = queue.Queue()
         self._encoding = threading.Lock()
         self._storing = threading.Lock()
+        self._untrimmed = 0
         self._unsynced: set[ContextId] = set()
         self._thread = threading.Thread(target=self._work, name="pliant-swapout", daemon=True)
         self._thread.start()
@@ -121,8 +124,10 @@ class Swapper:
                 logger.warning("a context's KV was not saved", exc_info=True)
             finally:
                 self._memory.settle(job.slot, job.epoch)
+            self._untrimmed += 1
             if self._jobs.empty():
                 self._sync()
+                self._trim()
             self._jobs.task_done()
         self._jobs.task_done()
 
@@ -132,6 +137,12 @@ class Swapper:
         for context in self._unsynced:
             self._store.sync(context)
         self._unsynced.clear()
+
+    def _trim(self) -> None:
+        """Encoding takes and frees memory of many sizes, of which the heap would keep ever more."""
+        if self._untrimmed >= _TRIM_JOBS:
+            trim_heap()
+            self._untrimmed = 0
 
     def _save(self, job: Unsaved) -> None:
         stored = {span.key: self._store.info(span.key) for span in job.spans}
