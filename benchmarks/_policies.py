@@ -67,8 +67,9 @@ class Tried:
 
     def __post_init__(self) -> None:
         self.prompt: Prompt = self.scene.prompt()
-        self.shortener = Shortener(self.model, self.prompt, STRUCTURE)
-        self.num_tokens = self.model.count_tokens(self.prompt)
+        tokens = self.model.encode_prompt(self.prompt)
+        self.shortener = Shortener(self.model, self.prompt, tokens, STRUCTURE)
+        self.num_tokens = len(tokens)
         self.reading = self.tlm.read(self.shortener.text)
         self.prompts: dict[float, Prompt] = {1.0: self.prompt}
 

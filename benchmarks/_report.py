@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 PACKAGES = ("pliant", "llama-cpp-python", "numpy", "torch", "transformers", "gguf")
+PIPED_WIDTH = 200  # a file or a pipe has no width of its own; rich would take 80 columns
 BANDWIDTH_PROBE_BYTES = 256 << 20  # well beyond any last-level cache
 
 
@@ -87,6 +88,8 @@ class Report:
         """Prints the tables; writes the JSON document to `json_path` ("-" is stdout)."""
         to_stdout = str(json_path) == "-"
         console = Console(stderr=to_stdout)
+        if not console.is_terminal:
+            console = Console(stderr=to_stdout, width=PIPED_WIDTH)
         for part in dict.fromkeys(row.get("part") for row in self.results):
             rows = [row for row in self.results if row.get("part") == part]
             print_table(console, self.benchmark if part is None else part, rows)

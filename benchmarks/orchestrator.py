@@ -20,7 +20,7 @@ from typing import Any
 from _attainment import attainment
 from _policies import POLICIES, accuracy
 from _report import Report, parser
-from _requests import APPS, EVALUATION_SETS, Scene, evaluation_scenes, real_scenes
+from _requests import APPS, Scene, evaluation_scenes, real_tasks
 from pliant.cli.demo_requests import APPS as APP_SLOS
 from pliant.engine.model import ElasticModel, load
 from pliant.slo import open_orchestrator
@@ -85,9 +85,8 @@ def main() -> None:
         if arguments.part != "timed":
             scenes = [s for app in APPS for s in evaluation_scenes(app, count, arguments.seed)]
             if arguments.data:
-                scenes += [
-                    s for n in EVALUATION_SETS for s in real_scenes(arguments.data, n, count)
-                ]
+                tasks = real_tasks(arguments.data, count, arguments.seed)
+                scenes += [scene for name in tasks for scene in tasks[name]]
             with TinyModel(tlm_path, threads=model.engine.threads) as tlm:
                 measure_accuracy(model, tlm, scenes, report)
         if arguments.part != "accuracy":

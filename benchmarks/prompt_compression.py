@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from _report import Report, parser
-from _requests import APPS, EVALUATION_SETS, Scene, evaluation_scenes, real_scenes
+from _requests import APPS, Scene, evaluation_scenes, real_tasks
 from _scorers import RandomWords, Remembered, SelfInformation, Truncation
 from pliant.engine.model import ElasticModel, load
 from pliant.tlm.compress import compress, compress_prompt
@@ -115,17 +115,15 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--bundle", default="pocket")
     options.add_argument("--data", type=Path, help="folder with the real requests")
-    options.add_argument("--rows", type=int, default=ROWS, help="per task")
+    options.add_argument("--rows", type=int, help="per task")
     arguments = options.parse_args()
     report = Report("prompt_compression", seed=arguments.seed, quick=arguments.quick)
-    count = QUICK_ROWS if arguments.quick else arguments.rows
+    count = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
     tasks: dict[str, Sequence[Scene]] = {
         app: evaluation_scenes(app, count, EVAL_SEED) for app in APPS
     }
     if arguments.data:
-        tasks |= {
-            name: real_scenes(arguments.data, name, count)[:count] for name in EVALUATION_SETS
-        }
+        tasks |= real_tasks(arguments.data, count, EVAL_SEED)
     ratios = CLAIMED_RATIOS if arguments.quick else RATIOS
     with ExitStack() as stack:
         model = stack.enter_context(load(arguments.bundle))

@@ -66,21 +66,24 @@ QUICK_RATIOS = (0.5,)
 
 @dataclass(frozen=True)
 class Recipe:
-    """`plans` is a kind of `choose_plans`, or "protected"."""
+    """`plans` is a kind of `choose_plans`, or "protected"; `fitted`: training does not begin at
+    zero."""
 
     name: str
     importance: str
     plans: str
     loss: str
+    fitted: bool = True
 
 
 OURS = Recipe("global, distill", DEFAULT_IMPORTANCE, "global", "distill")
 RECIPES = (
     OURS,
+    Recipe("global, distill, from zero", DEFAULT_IMPORTANCE, "global", "distill", fitted=False),
     Recipe("global, lm", DEFAULT_IMPORTANCE, "global", "lm"),
     Recipe("uniform, distill", DEFAULT_IMPORTANCE, "uniform", "distill"),
-    Recipe("paper", "taylor", "uniform", "lm"),
-    Recipe("pruner", "taylor", "protected", "lm"),
+    Recipe("paper", "taylor", "uniform", "lm", fitted=False),
+    Recipe("pruner", "taylor", "protected", "lm", fitted=False),
 )
 
 
@@ -170,7 +173,9 @@ def measure(
         started = time.monotonic()
         model = material.reordered(recipe.importance)
         levels = material.levels(model, recipe.plans, ratios)
-        trained = recover_levels(model, levels, material.data, replace(training, loss=recipe.loss))
+        trained = recover_levels(
+            model, levels, material.data, replace(training, loss=recipe.loss, fitted=recipe.fitted)
+        )
         for level, result in zip(levels, trained, strict=True):
             bare, recovered = math.exp(result.bare_loss), math.exp(result.recovered_loss)
             report.row(

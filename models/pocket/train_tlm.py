@@ -33,7 +33,7 @@ from pocket.scene import APPS, Scene
 from pocket.sources import INTENT_SETS, IntentSet
 from pocket.tlm_start import start_from
 
-SHAPE = Shape(window=512)
+SHAPE = Shape(ff=128, window=512)
 SCORE = TrainOptions(epochs=1, learning_rate=2e-3, train_trunk=True, dropout=0.0)
 DECISION = TrainOptions(epochs=8, learning_rate=1e-3, soft_weight=1.0)
 LEVELS = (1, 1, TOP_LEVEL)

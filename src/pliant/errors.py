@@ -29,7 +29,7 @@ PliantError                     something pliant can explain in one sentence
 ├── HubError                    a model cannot be downloaded (HTTP 502)
 ├── ElastifyError               the offline pipeline cannot go on
 ├── LabelError                  a file of labels, tasks or text pairs cannot be used
-├── TrainingError               the tiny language model cannot be built or trained as asked
+├── TrainingError               what pliant trains cannot be built, trained or kept as asked
 └── MissingExtraError           an optional dependency is not installed
 """
 

@@ -102,6 +102,9 @@ def test_a_system_message_makes_it_a_chat(capsys: pytest.CaptureFixture[str]) ->
     "arguments",
     [
         ["one (two three)", "--marker", "one", ")"],
+        ["one (two three)", "--marker=one", ")"],
+        ["(one) -two-", "--marker", "(", ")", "--marker", "-", "-"],
+        ["one -two-", "--marker", "on", "e", "--marker", "-two", "-"],
         ["one two three", "--ratio", "1", "--protect", "none"],
         ["1 2 3", "--protect", "numbers"],
     ],
@@ -118,6 +121,8 @@ def test_options_say_what_stays(arguments: list[str], capsys: pytest.CaptureFixt
         (["a b", "--ratio", "nan"], "a prompt ratio is above 0"),
         (["a b", "--protect", "names,verbs"], "--protect does not know verbs; it knows question,"),
         (["a b", "--marker", "", "x"], "a marker is a pair of texts"),
+        (["a b", "--marker", "x"], "--marker takes two texts, OPEN CLOSE; 'x' is only one"),
+        (["a b", "--marker"], "--marker"),
         (["a b", "--system-too"], "give one with --system"),
         (["a b", "--file", "x"], "not both"),
         (["--file", "/no/such/file"], "No such file"),

@@ -18,7 +18,7 @@ from support.tiny_bundle import make_tiny_bundle
 
 @pytest.fixture
 def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two contexts of the app `cli`, one of another."""
+    """Two contexts of the app `chat`, one of another."""
     monkeypatch.setenv("PLIANT_HOME", str(tmp_path))
     bundle = make_tiny_bundle(tmp_path / "tiny", context=512)
     options = ContextOptions(storage=StorageProfile(1e10, 0.0))
@@ -26,7 +26,7 @@ def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ElasticModel(bundle, EngineOptions(threads=1)) as model,
         Contexts(model, options=options) as contexts,
     ):
-        made = [contexts.create(app, title=app) for app in ("cli", "cli", "[b]mail")]
+        made = [contexts.create(app, title=app) for app in ("chat", "chat", "[b]mail")]
         for context in made:
             context.call([{"role": "user", "content": "Turn on the wifi " * 20}], max_tokens=3)
         return [context.id for context in made]
@@ -36,7 +36,7 @@ def test_ls(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["contexts", "ls"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in [*ids, "[b]mail"])
-    assert main(["contexts", "ls", "--app", "cli", "--json"]) == 0
+    assert main(["contexts", "ls", "--app", "chat", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["contexts"]
     assert [info["id"] for info in found] == ids[1::-1]
 
@@ -87,3 +87,15 @@ def test_verify(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     largest.write_bytes(data)
     assert main(["contexts", "verify", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"]
+
+
+def test_contexts_are_named_by_title_too(ids: list[str], capsys) -> None:
+    assert main(["contexts", "show", "[b]mail", "--app", "[b]mail"]) == 0
+    assert main(["contexts", "rm", "chat"]) == 2
+    message = capsys.readouterr().err
+    assert message == (
+        f"error: 2 contexts are called 'chat': name one by its id ({ids[1]}, {ids[0]})\n"
+    )
+    assert main(["contexts", "rm", ids[0], ids[0]]) == 0
+    assert main(["contexts", "rm", "chat"]) == 0
+    assert f"removed {ids[1]}" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from pliant.bundle import open_bundle
 from pliant.cli import main
 from pliant.cli.progress import steps
+from pliant.tlm.labels.label import LabelledTasks
 from support.tiny_bundle import make_tiny_bundle
 from support.tiny_tasks import write_tasks
 
@@ -68,6 +69,25 @@ def test_what_is_wrong_is_told(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert message in shown.err
+
+
+@pytest.mark.parametrize(
+    ("ray", "address"),
+    [([], None), (["--ray"], "auto"), (["--ray", "local"], "local"), (["--ray=h:1"], "h:1")],
+)
+def test_the_address_of_a_cluster_may_be_left_out(
+    ray: list[str], address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def fake(*_arguments: object, ray: str | None, **_options: object) -> LabelledTasks:
+        asked.append(ray)
+        return LabelledTasks(tmp_path, 0, 0)
+
+    monkeypatch.setattr("pliant.tlm.labels.label.label_tasks", fake)
+    assert main(["tlm", "labels", "b", *ray, "--tasks", "t", "--out", "o"]) == 0
+    assert main(["tlm", "labels", "b", "--tasks", "t", "--out", "o", *ray]) == 0
+    assert asked == [address, address]
 
 
 def test_bars_of_a_training(

@@ -239,7 +239,5 @@ def test_the_predicted_cost_sees_the_level(open_contexts: Open) -> None:
     pieces = shared.journal.pieces(context.id)
     work = Work(shared, context.stat(), pieces, extend(shared.model, pieces, tokens(5)))
     assert work.context_tokens == 401
-    low, same, high = (
-        work.predict_restore_ms(shared.model.bundle.level(ratio)) for ratio in (0.3, 0.5, 1.0)
-    )
-    assert low < same < high
+    predicted = work.predict_restore_ms(shared.model.levels)
+    assert predicted[0.3] < predicted[0.5] < predicted[1.0]

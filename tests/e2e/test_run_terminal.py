@@ -1,6 +1,7 @@
 """`pliant run` in a real terminal, on a small random model."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,13 +27,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "PLIANT_CACHE": str(tmp_path), "TERM": "dumb"}
+    folders = {"PLIANT_CACHE": str(tmp_path), "PLIANT_HOME": str(tmp_path / "home")}
+    return {**os.environ, **folders, "TERM": "dumb"}
 
 
-def _spawn(bundle: Path, environment: dict[str, str], max_tokens: int) -> "pexpect.spawn[str]":
+def _spawn(
+    bundle: Path, environment: dict[str, str], max_tokens: int, *options: str
+) -> "pexpect.spawn[str]":
     child = pexpect.spawn(
         PLIANT,
-        ["run", str(bundle), "--max-tokens", str(max_tokens)],
+        ["run", str(bundle), "--max-tokens", str(max_tokens), *options],
         env=environment,
         timeout=TIMEOUT_S,
         encoding="utf-8",
@@ -131,3 +135,27 @@ def test_errors_are_one_line(bundle: Path, environment: dict[str, str]) -> None:
     assert result.returncode == 2 and result.stdout == ""
     assert "0.77" in result.stderr and "0.3, 0.5, 1" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_chat_in_a_context_goes_on_after_it_was_killed(
+    bundle: Path, environment: dict[str, str]
+) -> None:
+    child = _spawn(bundle, environment, 8, "--context", "trip")
+    assert "new context trip" in child.before
+    child.sendline("hello")
+    child.expect(r"\[level 1, TTFT")
+    child.expect(">>> ")
+    child.sendline("/level 0.5")
+    child.expect(">>> ")
+    child.sendline("again")
+    child.expect(r"\[level 0\.5, TTFT.*context of (\d+) tokens: (\d+) kept")
+    assert child.match[1] == child.match[2]
+    child.kill(signal.SIGKILL)
+    child.expect(pexpect.EOF)
+    child.close()
+    child = _spawn(bundle, environment, 8, "--context", "trip")
+    [tokens] = re.findall(r"context trip \(\w+\), (\d+) tokens", child.before)
+    child.sendline("and on")
+    child.expect(rf"\[level 1, TTFT.*context of {int(tokens) - 1} tokens: ")
+    child.expect(">>> ")
+    child.close(force=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pliant.bundle import GgufFile, check, open_bundle
-from pliant.elastify import ElastifyOptions, elastify
+from pliant.elastify import ElastifyOptions, elastify, forecast
 from pliant.elastify.source import load_model, load_tokenizer
 from pliant.elastify.submodel import logits, slice_model
 from pliant.elastify.verify import (
@@ -21,6 +21,7 @@ from pliant.elastify.verify import (
 from pliant.errors import BundleError, ElastifyError
 from support.llama_reference import reference_logits
 from support.tiny_hf import make_folder, write_tokenizer
+from support.tiny_tasks import add_tiny_tlm
 
 SMALL: dict[str, Any] = {"windows": 4, "window_tokens": 48}
 
@@ -86,6 +87,21 @@ def test_widths_are_whole_blocks(tmp_path: Path, calibration_file: Path) -> None
     for layer in (layer for level in bundle.levels for layer in level.plan.layers):
         assert layer.ff % 256 == 0
         assert layer.heads * 64 % 256 == 0
+
+
+def test_a_tlm_is_not_lost_without_a_word(source: Path, calibration_file: Path) -> None:
+    lines: list[str] = []
+    bundle = elastic(source, calibration_file, report=lines.append, targets=(0.6,))
+    assert not any("TLM" in line for line in lines)
+    add_tiny_tlm(bundle)
+    planned = forecast(source, bundle.path, ElastifyOptions(**SMALL))
+    assert any("run `pliant tlm labels`" in note for note in planned.notes)
+    again = elastic(source, calibration_file, report=lines.append, targets=(0.8,))
+    assert again.tlm_path is None
+    assert [level.ratio for level in again.levels] == [0.8, 1.0]
+    assert check(again) == []
+    assert lines[-1].startswith(f"the TLM in {bundle.path} was made for the older bundle's levels")
+    assert forecast(source, bundle.path, ElastifyOptions(**SMALL)).notes == planned.notes[:-1]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

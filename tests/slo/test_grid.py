@@ -57,6 +57,17 @@ def test_queue_restore_and_context_delay_the_first_token() -> None:
     assert State(restore_ms=3.0).wait_ms(0.5) == 3.0
 
 
+def test_restores_take_what_restores_took() -> None:
+    online = OnlineLatency(BASE)
+    for _ in range(10):
+        online.observe_restore(0.5, 10.0, 30.0)
+    state = State(queue_ms=7.0, restore_ms=10.0)
+    for s in make_grid(online, Work(300, 32, state=state), RATIOS, (1.0,), NONE):
+        expected_ms = BASE.predict_ttft(s.level, 300) + 7.0 + 30.0
+        assert s.predicted_ttft_ms == pytest.approx(expected_ms, rel=1e-6)
+    assert [report.side for report in online.errors()] == ["restore"]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"context_tokens": -1}, {"queue_ms": float("nan")}, {"restore_ms": -0.5}]
 )

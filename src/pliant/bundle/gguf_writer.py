@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from pliant.bundle.cursor import StringArray
 from pliant.bundle.gguf import DEFAULT_ALIGNMENT, MAGIC
 from pliant.errors import BundleError
+from pliant.files import replacing
 from pliant.ggml.types import GgmlType, row_size
 
 VERSION = 3
@@ -67,19 +66,13 @@ def write_gguf(
     keeps its element type. Raises BundleError if the file cannot be written.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with draft.open("xb") as file:
+        with replacing(path) as draft, draft.open("xb") as file:
             file.write(_header(metadata, tensors))
             for spec, pieces in zip(tensors, data, strict=True):
                 _write_tensor(file, spec, pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
     except OSError as error:
         raise BundleError(f"cannot write {path}: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _header(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorSpec]) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -48,7 +49,7 @@ def write_bundle(
     The folder's name becomes the bundle's. `provenance` must be JSON. `adapters` says for every
     adapter that a level names which file to copy, `report` the same for REPORT_FILES. Everything
     is written to a folder beside the target and renamed at the end; an older bundle there is
-    replaced.
+    replaced, with its TLM.
 
     Raises PlanError if the levels break the rules (`levels.check_levels`), and BundleError if
     the model or an adapter cannot be read, adapters are missing or superfluous, the target holds
@@ -61,10 +62,7 @@ def write_bundle(
     check_levels(architecture, levels, _open_adapters(levels, adapters))
     if not report.keys() <= REPORT_FILES:
         raise BundleError(f"a report is {' and '.join(sorted(REPORT_FILES))}, nothing else")
-    refuse_foreign(folder)
-    draft = _beside(folder, "new")
-    try:
-        draft.mkdir(parents=True)
+    with _draft_of(folder) as draft:
         sources = {MODEL_FILE: gguf.path, **adapters, **report}
         files = {name: _copy(Path(source), draft / name) for name, source in sources.items()}
         manifest = Manifest(
@@ -75,12 +73,6 @@ def write_bundle(
             provenance=provenance,
         )
         _write_text(draft / MANIFEST_FILE, manifest.to_text())
-        open_bundle(draft)
-        _replace(folder, draft)
-    except (OSError, TypeError, ValueError) as error:
-        raise BundleError(f"cannot write the bundle {folder}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return open_bundle(folder)
 
 
@@ -95,21 +87,12 @@ def put_tlm(folder: str | Path, tlm_gguf: str | Path) -> Bundle:
     old = open_bundle(folder)
     if old.manifest is None:
         raise BundleError(f"{folder} is a single file; a tiny language model needs a bundle")
-    refuse_foreign(folder)
-    draft = _beside(folder, "new")
-    try:
-        draft.mkdir()
+    with _draft_of(folder) as draft:
         for name in old.manifest.files.keys() - {TLM_FILE}:
             _link(folder / name, draft / name)
         record = _copy(Path(tlm_gguf), draft / TLM_FILE)
         manifest = replace(old.manifest, files={**old.manifest.files, TLM_FILE: record})
         _write_text(draft / MANIFEST_FILE, manifest.to_text())
-        open_bundle(draft)
-        _replace(folder, draft)
-    except OSError as error:
-        raise BundleError(f"cannot write the bundle {folder}: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return open_bundle(folder)
 
 
@@ -155,6 +138,23 @@ def _open_adapters(
         if not is_file_name(name) or name in _NOT_ADAPTERS:
             raise BundleError(f"{name!r} cannot name an adapter")
     return {name: Adapter.open(path) for name, path in adapters.items()}
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """Gives a new folder beside `folder` to put a bundle's files in; at the end, if they are a
+    sound bundle, it takes the place of `folder`."""
+    refuse_foreign(folder)
+    draft = _beside(folder, "new")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        open_bundle(draft)
+        _replace(folder, draft)
+    except (OSError, TypeError, ValueError) as error:
+        raise BundleError(f"cannot write the bundle {folder}: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _beside(folder: Path, purpose: str) -> Path:

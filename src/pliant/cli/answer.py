@@ -8,6 +8,7 @@ from pliant.errors import SloError, SloUnreachableError
 from pliant.slo import Compression, Decision, Orchestrator, Policy, Slo
 
 if TYPE_CHECKING:
+    from pliant.contexts.report import CallReport
     from pliant.engine.chat import Message
     from pliant.engine.generate import CancelSignal, Chunk, Generation
     from pliant.engine.model import ElasticModel
@@ -27,11 +28,13 @@ class Pace:
 
 @dataclass(frozen=True)
 class Told:
-    """A finished answer; `ttft_ms` counts from arrival. `decision` is None at a named level."""
+    """A finished answer; `ttft_ms` counts from arrival. `decision` is None at a named level,
+    `report` outside of persistent contexts."""
 
     generation: "Generation"
     ttft_ms: float
     decision: Decision | None = None
+    report: "CallReport | None" = None
 
     @property
     def tpot_ms(self) -> float | None:

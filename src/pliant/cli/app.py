@@ -9,15 +9,16 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from pliant._version import __version__
+from pliant.cli.arguments import VerbCommand
 from pliant.errors import PliantError
 
 BUG = 1
@@ -28,15 +29,11 @@ PIPE_CLOSED = 141
 @dataclass(frozen=True)
 class Verb:
     """`help` is the first line of the docstring of `function` in `pliant.cli.<name>`, or the help
-    of the group of commands that it is.
-
-    `implied` are the values of options that may stand alone; typer knows no such options.
-    """
+    of the group of commands that it is."""
 
     name: str
     function: str
     help: str
-    implied: Mapping[str, str] = field(default_factory=dict)
 
 
 VERBS = (
@@ -49,12 +46,7 @@ VERBS = (
     Verb("show", "show", "Show a bundle: its architecture, levels, costs and files."),
     Verb("list", "list_bundles", "List the bundles on this device."),
     Verb("pull", "pull", "Download a model from the Hugging Face hub."),
-    Verb(
-        "elastify",
-        "elastify",
-        "Make a Hugging Face model elastic and write it as a bundle.",
-        implied={"--ray": "auto"},
-    ),
+    Verb("elastify", "elastify", "Make a Hugging Face model elastic and write it as a bundle."),
     Verb("tlm", "tlm", "Make labels for a bundle's TLM, train it, evaluate it."),
     Verb("contexts", "contexts", "List, show, remove and verify persistent contexts."),
     Verb("export", "export", "Write one level as a stand-alone model for other programs."),
@@ -83,25 +75,6 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _ended_by_closed_pipe():
             return super().invoke(ctx)
-
-
-class VerbCommand(TyperCommand):
-    """A verb, whose arguments are completed by what its options imply."""
-
-    implied: Mapping[str, str]
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_implied(args, self.implied))
-
-
-def with_implied(args: Sequence[str], implied: Mapping[str, str]) -> list[str]:
-    """`args` with the implied value behind each option that has none."""
-    completed: list[str] = []
-    for argument, following in zip(args, [*args, "--"][1:], strict=True):
-        completed.append(argument)
-        if argument in implied and following.startswith("-"):
-            completed.append(implied[argument])
-    return completed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,9 +193,7 @@ def load_verb(name: str) -> Any:
         return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(verb.name, cls=VerbCommand)(function)
-    command: Any = typer.main.get_command(app)
-    command.implied = verb.implied
-    return command
+    return typer.main.get_command(app)
 
 
 @contextlib.contextmanager

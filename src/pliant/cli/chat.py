@@ -14,6 +14,7 @@ from pliant.errors import PliantError, RequestError, SloUnreachableError
 from pliant.slo import Compression, Orchestrator, Policy, Slo, open_orchestrator
 
 if TYPE_CHECKING:
+    from pliant.contexts.report import CallReport
     from pliant.engine.model import ElasticModel
     from pliant.engine.sampling import SamplingParams
 
@@ -68,21 +69,10 @@ class Chat:
 
         Raises RequestError, and then forgets `text`.
         """
-        messages = [*self._messages, {"role": "user", "content": text}]
-        system = [{"role": "system", "content": self._system}] if self._system else []
         with Interrupt() as interrupt:
-            found = answer(
-                self._model,
-                [*system, *messages],
-                self._pace,
-                self._max_tokens,
-                sampling=self._sampling,
-                show=_show,
-                cancel=interrupt,
-            )
+            found = self._ask(text, interrupt)
         print(flush=True)
-        _say(_status(found, self._pace.slo))
-        self._messages = [*messages, {"role": "assistant", "content": found.generation.text}]
+        say(_status(found, self._pace.slo))
         return found
 
     def repl(self) -> None:
@@ -91,7 +81,7 @@ class Chat:
             importlib.import_module("readline")  # Gives `input` editing and a history.
         levels = ", ".join(f"{level.ratio:g}" for level in self._model.levels)
         name = terminal_safe(self._model.bundle.name)
-        _say(f"{name}, levels {levels}; /help shows the commands")
+        say(f"{name}, levels {levels}; /help shows the commands")
         for line in _typed_lines():
             if line == "/bye":
                 return
@@ -104,47 +94,72 @@ class Chat:
             elif line:
                 self.answer(line)
         except SloUnreachableError as error:
-            _say(terminal_safe(f"error: {spelled(error, _slo_command)}"))
+            say(terminal_safe(f"error: {spelled(error, _slo_command)}"))
         except PliantError as error:
-            _say(terminal_safe(f"error: {error}"))
+            say(terminal_safe(f"error: {error}"))
         except KeyboardInterrupt:
-            _say("\nstopped")
+            say("\nstopped")
 
     def _command(self, command: str) -> None:
         name, _, text = command.partition(" ")
         match [name, *text.split()]:
             case ["level", number]:
                 self._pace = self._fixed(_number(number))
-                _say(f"level {self._pace.level:g}")
+                say(f"level {self._pace.level:g}")
             case ["slo", "off"]:
                 self._pace = Pace()
-                _say("full model")
+                say("full model")
             case ["slo", ttft, *rest] if len(rest) <= 1:
                 sides = [None if side == "-" else side for side in (ttft, *rest)]
                 self._pace = self._chosen(Slo.parse(*sides))
-                _say(f"SLO {self._pace.slo}")
+                say(f"SLO {self._pace.slo}")
             case ["system", *_]:
-                self._system = text.strip()
-                _say("system message set" if self._system else "no system message")
+                self._set_system(text.strip())
+                say("system message set" if text.strip() else "no system message")
             case ["reset"]:
-                self._messages = []
-                _say("forgotten")
+                self._forget()
+                say("forgotten")
             case ["help"]:
-                _say(HELP)
+                say(HELP)
             case _:
                 raise RequestError(f"no such command: /{command}; /help shows what there is")
+
+    def _ask(self, text: str, interrupt: "Interrupt") -> Told:
+        """Stream the answer, and remember both."""
+        messages = [*self._messages, {"role": "user", "content": text}]
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        found = answer(
+            self._model,
+            [*system, *messages],
+            self._pace,
+            self._max_tokens,
+            sampling=self._sampling,
+            show=show,
+            cancel=interrupt,
+        )
+        self._messages = [*messages, {"role": "assistant", "content": found.generation.text}]
+        return found
+
+    def _set_system(self, text: str) -> None:
+        self._system = text
+
+    def _forget(self) -> None:
+        self._messages = []
+
+    def _open_orchestrator(self) -> Orchestrator:
+        if self._orchestrator is None:
+            self._orchestrator = open_orchestrator(
+                self._model, before_calibration=announce_calibration
+            )
+        return self._orchestrator
 
     def _fixed(self, level: float) -> Pace:
         return Pace(self._model.bundle.level(level).ratio)
 
     def _chosen(self, slo: Slo) -> Pace:
-        if self._orchestrator is None:
-            self._orchestrator = open_orchestrator(
-                self._model, before_calibration=announce_calibration
-            )
         return Pace(
             slo=slo,
-            orchestrator=self._orchestrator,
+            orchestrator=self._open_orchestrator(),
             policy=self._policy,
             compression=self._compression,
         )
@@ -178,7 +193,7 @@ class Interrupt:
 
 def announce_calibration(budget_s: float) -> None:
     """Say on stderr why nothing happens for a while."""
-    _say(f"measuring this device, once (at most {budget_s:.0f} s) ...")
+    say(f"measuring this device, once (at most {budget_s:.0f} s) ...")
 
 
 def _typed_lines() -> Iterator[str]:
@@ -188,25 +203,27 @@ def _typed_lines() -> Iterator[str]:
         try:
             line = input(_PROMPT if sys.stdout.isatty() else "")
         except UnicodeDecodeError:
-            _say("error: that was not UTF-8 text")
+            say("error: that was not UTF-8 text")
             continue
         except (EOFError, KeyboardInterrupt) as key:
             if interrupted or isinstance(key, EOFError):
-                _say("")
+                say("")
                 return
             interrupted = True
-            _say("\nCtrl-C again or /bye leaves")
+            say("\nCtrl-C again or /bye leaves")
             continue
         interrupted = False
         yield line.strip()
 
 
-def _show(text: str) -> None:
+def show(text: str) -> None:
+    """A piece of an answer, on stdout."""
     sys.stdout.write(terminal_safe(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """To the person, not to who reads the answers."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -237,6 +254,21 @@ def _status(found: Told, slo: Slo | None) -> str:
             parts.append("nothing was predicted to meet it, this is the closest")
         if strategy.prompt_ratio < 1:
             parts.insert(1, f"{found.decision.prompt_ratio:.0%} of the prompt")
+    if found.report is not None and found.report.context_tokens:
+        parts.append(_history(found.report))
     if found.is_stopped:
-        parts.append("stopped")
+        parts.append("stopped" if found.report is None else "stopped, the context is as before")
     return f"[{', '.join(parts)}]"
+
+
+def _history(report: "CallReport") -> str:
+    """Where the tokens of the context were found."""
+    restored = report.restored
+    sources = {
+        "kept": report.from_slot,
+        "from memory": restored.from_memory,
+        "from disk": restored.from_disk,
+        "computed": report.computed,
+    }
+    found = ", ".join(f"{count} {source}" for source, count in sources.items() if count)
+    return f"context of {report.context_tokens} tokens: {found}"

@@ -34,8 +34,11 @@ def compress(
         typer.Option(help=f"What stays whole, with commas between: {', '.join(_PARTS)}; or none."),
     ] = ",".join(_PARTS),
     marker: Annotated[
-        tuple[str, str] | None,
-        typer.Option(metavar="OPEN CLOSE", help="What stands between these two stays whole."),
+        list[str] | None,
+        typer.Option(
+            metavar="OPEN CLOSE",
+            help="What stands between these two stays whole; may be given several times.",
+        ),
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="A system message; the text is then the user's message.")
@@ -55,7 +58,7 @@ def compress(
 
     if system_too and system is None:
         raise RequestError("--system-too is about a system message: give one with --system")
-    options = _protect(protect, marker, keeps_system=not system_too)
+    options = _protect(protect, marker or [], keeps_system=not system_too)
     source = _source(text, file)
     done: Compressed | CompressedPrompt
     if system is None:
@@ -80,15 +83,18 @@ def compress(
     )
 
 
-def _protect(names: str, marker: tuple[str, str] | None, *, keeps_system: bool) -> Protect:
+def _protect(names: str, markers: Sequence[str], *, keeps_system: bool) -> Protect:
     chosen = {name.strip() for name in names.split(",")} - {"", "none"}
     unknown = sorted(chosen - set(_PARTS))
     if unknown:
         raise RequestError(
             f"--protect does not know {', '.join(unknown)}; it knows {', '.join(_PARTS)} and none"
         )
+    if len(markers) % 2:
+        raise RequestError(f"--marker takes two texts, OPEN CLOSE; {markers[-1]!r} is only one")
+    pairs = tuple(zip(markers[::2], markers[1::2], strict=True))
     flags = {name: name in chosen for name in _PARTS}
-    return Protect(system=keeps_system, markers=(marker,) if marker else (), **flags)
+    return Protect(system=keeps_system, markers=pairs, **flags)
 
 
 def _source(text: str | None, file: Path | None) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -15,9 +15,10 @@ from pliant.contexts.journal import JOURNAL_FILE, ContextInfo, Journal
 from pliant.contexts.lock import FolderLock
 from pliant.contexts.store import Store
 from pliant.contexts.verify import verify as verify_contexts
+from pliant.errors import RequestError
 from pliant.paths import contexts_folder
 
-DEFAULT_APP = "cli"
+CHAT_APP = "chat"
 _DAMAGED = 1
 
 contexts = typer.Typer(
@@ -29,7 +30,8 @@ contexts = typer.Typer(
 
 AppOption = Annotated[str, typer.Option(help="The app that the context belongs to.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `pliant contexts ls` shows it.")]
+NAME = "Id or title, as `pliant contexts ls` shows it."
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 
 
 @contexts.command("ls")
@@ -55,10 +57,11 @@ def list_contexts(
 
 
 @contexts.command()
-def show(context: IdArgument, app: AppOption = DEFAULT_APP, as_json: JsonOption = False) -> None:
+def show(context: NameArgument, app: AppOption = CHAT_APP, as_json: JsonOption = False) -> None:
     """Show a context: what was said, in how many tokens, at which levels."""
     with Journal(contexts_folder(), read_only=True) as journal:
-        info, pieces = journal.get(context, app), journal.pieces(context)
+        info = _found(journal, context, app)
+        pieces = journal.pieces(info.id)
     turns = [
         {
             "role": piece.role,
@@ -81,17 +84,15 @@ def show(context: IdArgument, app: AppOption = DEFAULT_APP, as_json: JsonOption 
 
 @contexts.command()
 def rm(
-    context: Annotated[list[str], typer.Argument(metavar="ID...", help="Contexts to remove.")],
-    app: AppOption = DEFAULT_APP,
+    context: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)],
+    app: AppOption = CHAT_APP,
 ) -> None:
     """Remove contexts with all that is stored of them, for good."""
     with _opened() as (journal, store):
-        for name in context:
-            journal.get(name, app)
-        for name in context:
-            journal.delete(name)
-            store.drop_context(name)
-            print(f"removed {name}", file=sys.stderr)
+        for found in {_found(journal, name, app).id for name in context}:
+            journal.delete(found)
+            store.drop_context(found)
+            print(f"removed {found}", file=sys.stderr)
 
 
 @contexts.command()
@@ -115,6 +116,21 @@ def verify(as_json: JsonOption = False) -> None:
         )
     if not report.is_clean:
         raise typer.Exit(_DAMAGED)
+
+
+def find_context(contexts: Sequence[ContextInfo], name: str) -> ContextInfo | None:
+    """The one of this id or title. Raises RequestError if several have the title."""
+    found = [info for info in contexts if info.id == name]
+    found = found or [info for info in contexts if info.title == name]
+    if len(found) > 1:
+        ids = ", ".join(info.id for info in found)
+        raise RequestError(f"{len(found)} contexts are called {name!r}: name one by its id ({ids})")
+    return found[0] if found else None
+
+
+def _found(journal: Journal, name: str, app: str) -> ContextInfo:
+    """Raises UnknownContextError if `app` has no such context."""
+    return find_context(journal.contexts(app), name) or journal.get(name, app)
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """`pliant elastify`: from a Hugging Face model to a bundle."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pliant.cli import elastify_options as options
 from pliant.cli.output import console, format_bytes, format_count, format_duration, table
-from pliant.errors import ElastifyError
 
 if TYPE_CHECKING:
     from pliant.elastify import Forecast
@@ -27,94 +26,22 @@ def elastify(
             "or `text` in each line."
         ),
     ],
-    quantization: Annotated[
-        str | None,
-        typer.Option(help="F16, Q8_0, Q6_K, Q5_K, Q4_K or Q4_0.", show_default="Q8_0"),
-    ] = None,
-    importance: Annotated[
-        Literal["taylor", "fisher", "activation"] | None,
-        typer.Option(help="What orders a layer's units.", show_default="taylor"),
-    ] = None,
-    plan: Annotated[
-        Literal["best", "uniform", "global"] | None,
-        typer.Option(
-            help="Widths of layers: uniform, global (by what the loss pays), or the best of both.",
-            show_default="best",
-        ),
-    ] = None,
-    anchors: Annotated[
-        int | None,
-        typer.Option(
-            help="Layers that uniform plans keep wider than the others; 0: all are alike.",
-            show_default="about a fifth",
-        ),
-    ] = None,
-    windows: Annotated[
-        int | None, typer.Option(help="Pieces of the text that are used.", show_default="32")
-    ] = None,
-    window_tokens: Annotated[
-        int | None, typer.Option(help="Tokens in each piece.", show_default="256")
-    ] = None,
-    dtype: Annotated[
-        Literal["auto", "f32", "bf16"] | None,
-        typer.Option(
-            help="What is computed in; auto: bf16 for weights stored so, where the CPU has it.",
-            show_default="auto",
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"] | None,
-        typer.Option(help="What computes.", show_default="auto"),
-    ] = None,
-    recover: Annotated[
-        bool,
-        typer.Option(
-            "--recover",
-            help="Train an adapter (LoRA) for every level below the full model, on the "
-            "calibration text if there is no --recovery-data.",
-        ),
-    ] = False,
-    recovery_data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Recover from this: .jsonl with `messages`, `prompt` and `answer`, or `text` in "
-            "each line."
-        ),
-    ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the adapters.", show_default="8")] = None,
-    loss: Annotated[
-        Literal["distill", "lm"] | None,
-        typer.Option(
-            help="distill: learn from the full model; lm: from the data alone.",
-            show_default="distill",
-        ),
-    ] = None,
-    recovery_steps: Annotated[
-        int | None, typer.Option(help="Training steps of each adapter.", show_default="300")
-    ] = None,
-    recovery_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Learning rate; lower it for thoroughly trained models.", show_default="2e-3"
-        ),
-    ] = None,
-    tasks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Questions for the report: .jsonl with `question` or `messages`, `choices` and "
-            "`answer_index` in each line.",
-            show_default="none",
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[ADDRESS]",
-            help="Share the long work on a Ray cluster: without an address the one that `ray start "
-            "--head` started here; `local` starts one for this run. Needs the extra: pip install "
-            "'pliant[ray]'.",
-        ),
-    ] = None,
+    quantization: options.Quantization = None,
+    importance: options.Importance = None,
+    plan: options.PlanKind = None,
+    anchors: options.Anchors = None,
+    windows: options.Windows = None,
+    window_tokens: options.WindowTokens = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    recover: options.Recover = False,
+    recovery_data: options.RecoveryFile = None,
+    rank: options.Rank = None,
+    loss: options.Loss = None,
+    recovery_steps: options.RecoverySteps = None,
+    recovery_rate: options.RecoveryRate = None,
+    tasks: options.Tasks = None,
+    ray: options.RayCluster = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Only say what it would give and take.")
     ] = False,
@@ -126,11 +53,12 @@ def elastify(
     before the bundle is written. If it is interrupted, run it again: it goes on. The bundle's
     report.html shows what was measured and chosen.
     """
-    from pliant.elastify import ElastifyOptions, forecast
     from pliant.elastify import elastify as make_elastic
+    from pliant.elastify import forecast
 
-    data = recovery_data or (calibration if recover else None)
-    options = _given(
+    chosen = options.elastify_options(
+        recovery_data or (calibration if recover else None),
+        {"rank": rank, "loss": loss, "steps": recovery_steps, "learning_rate": recovery_rate},
         quantization=quantization,
         importance=importance,
         plan=plan,
@@ -141,12 +69,7 @@ def elastify(
         device=device,
         tasks=tasks,
         ray=ray,
-        recovery=_recovery(
-            data,
-            _given(rank=rank, loss=loss, steps=recovery_steps, learning_rate=recovery_rate),
-        ),
     )
-    chosen = ElastifyOptions(**options)
     folder = _local(model)
     if plan_only:
         _print_forecast(forecast(folder, out, chosen))
@@ -162,24 +85,6 @@ def elastify(
         _report("interrupted; run the same command again to go on")
         raise
     print(bundle.path)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Those that were given: for the others the library has defaults."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _recovery(data: Path | None, training: Mapping[str, Any]) -> Any:
-    if data is None:
-        if training:
-            raise ElastifyError(
-                "--rank, --loss, --recovery-steps and --recovery-rate are about recovery: add "
-                "--recover or --recovery-data FILE"
-            )
-        return None
-    from pliant.elastify.recovery.options import Recovery, RecoveryOptions
-
-    return Recovery(data, RecoveryOptions(**training))
 
 
 def _local(model: str) -> Path:

@@ -1,6 +1,7 @@
 """`pliant explain`: which level and how much of a prompt an SLO gets, and why."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,9 +10,27 @@ from rich.text import Text
 
 from pliant.cli.chat import announce_calibration
 from pliant.cli.output import console, print_json, print_table, table, terminal_safe
-from pliant.cli.run import DEFAULT_MAX_TOKENS, parse_compression, piped_text
+from pliant.cli.request_options import (
+    DEFAULT_MAX_TOKENS,
+    Compress,
+    MaxTokens,
+    System,
+    Tpot,
+    Ttft,
+)
+from pliant.cli.run import parse_compression, piped_text
 from pliant.errors import RequestError
-from pliant.slo import Decision, Margins, Orchestrator, Slo, Strategy, open_orchestrator
+from pliant.slo import (
+    Compression,
+    Decision,
+    Margins,
+    Orchestrator,
+    Reader,
+    Slo,
+    Strategy,
+    open_orchestrator,
+)
+from pliant.slo.survey import Survey
 
 if TYPE_CHECKING:
     from pliant.engine.chat import Message
@@ -23,25 +42,14 @@ def explain(
     prompt: Annotated[
         str | None, typer.Argument(help="The request; without it: what is piped in.")
     ] = None,
-    ttft: Annotated[
-        str | None,
-        typer.Option(help="Time to first token: 0.4 or 40% of the full model's, or 400ms."),
-    ] = None,
-    tpot: Annotated[
-        str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
-    ] = None,
+    ttft: Ttft = None,
+    tpot: Tpot = None,
     bundle: Annotated[
         str, typer.Option(help="Name of a bundle, a bundle's folder, or a .gguf file.")
     ] = "pocket",
-    system: Annotated[
-        str | None, typer.Option(help="System message: what the model is for.")
-    ] = None,
-    compress: Annotated[
-        str, typer.Option(help="Shorten the prompt: auto, off, or to a ratio such as 0.5 or 50%.")
-    ] = "auto",
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
-    ] = DEFAULT_MAX_TOKENS,
+    system: System = None,
+    compress: Compress = "auto",
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show what an SLO gets: the level, how much of the prompt, and why.
@@ -64,29 +72,76 @@ def explain(
         pliant.load(bundle) as model,
         open_orchestrator(model, before_calibration=announce_calibration) as orchestrator,
     ):
-        # The first decision reads weights and builds graphs: no request of a service does.
-        orchestrator.decide(messages, slo, max_tokens=max_tokens, compression=compression)
-        decision = orchestrator.decide(
-            messages, slo, max_tokens=max_tokens, compression=compression
-        )
+        explained = _explained(orchestrator, messages, slo, max_tokens, compression)
     if as_json:
-        print_json(_document(orchestrator, decision, slo))
+        print_json(_document(explained))
     else:
-        _print(orchestrator, decision, slo, messages)
+        _print(explained)
 
 
-def _document(orchestrator: Orchestrator, decision: Decision, slo: Slo) -> dict[str, Any]:
-    margins, limits, chosen = orchestrator.latency.margins, decision.limits, decision.strategy
-    levels, ratios = _probabilities(orchestrator, decision)
+@dataclass(frozen=True)
+class _Explained:
+    """A decision, with all that could have been decided: the grid, and what the TLM said of the
+    levels and of the prompt ratios (empty without one)."""
+
+    decision: Decision
+    slo: Slo
+    margins: Margins
+    messages: "Sequence[Message]"
+    grid: tuple[Strategy, ...]
+    levels: dict[float, float]
+    prompt_ratios: dict[float, float]
+
+
+def _explained(
+    orchestrator: Orchestrator,
+    messages: "Sequence[Message]",
+    slo: Slo,
+    max_tokens: int,
+    compression: Compression,
+) -> _Explained:
+    ask: dict[str, Any] = {"max_tokens": max_tokens, "compression": compression}
+    survey = orchestrator.survey(messages, slo, **ask)
+    # The first decision reads weights and builds graphs: no request of a service does.
+    orchestrator.decide(messages, slo, **ask)
+    decision = orchestrator.decide(messages, slo, **ask)
+    grid = tuple(_same_pair(s, decision.candidates) or s for s in survey.candidates)
+    margins = orchestrator.latency.margins
+    return _Explained(
+        decision, slo, margins, messages, grid, *_probabilities(orchestrator.tlm, survey)
+    )
+
+
+def _same_pair(strategy: Strategy, among: Sequence[Strategy]) -> Strategy | None:
+    """As it was decided on: with or without the time that the TLM takes."""
+    pair = strategy.level, strategy.prompt_ratio
+    return next((s for s in among if (s.level, s.prompt_ratio) == pair), None)
+
+
+def _probabilities(
+    tlm: Reader | None, survey: Survey
+) -> tuple[dict[float, float], dict[float, float]]:
+    reading = survey.reading
+    if tlm is None or reading is None:
+        return {}, {}
+    return (
+        dict(zip(tlm.levels, reading.levels, strict=True)),
+        dict(zip(tlm.prompt_ratios, reading.prompt_ratios, strict=True)),
+    )
+
+
+def _document(explained: _Explained) -> dict[str, Any]:
+    decision, slo, margins = explained.decision, explained.slo, explained.margins
+    limits = decision.limits
     return {
         "slo": {"ttft": slo.ttft, "tpot": slo.tpot, "ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms},
         "limits": {"ttft_ms": limits.ttft_ms, "tpot_ms": limits.tpot_ms},
         "full_model": {"ttft_ms": limits.full_ttft_ms, "tpot_ms": limits.full_tpot_ms},
         "margins": {"ttft": margins.ttft, "tpot": margins.tpot},
-        "grid": [_strategy(s) for s in decision.candidates],
-        "level_probabilities": levels,
-        "prompt_ratio_probabilities": ratios,
-        "choice": _strategy(chosen),
+        "grid": [_strategy(s) for s in explained.grid],
+        "level_probabilities": explained.levels,
+        "prompt_ratio_probabilities": explained.prompt_ratios,
+        "choice": _strategy(decision.strategy),
         "why": decision.why,
         "prompt_tokens": decision.work.prompt_tokens,
         "shortened_tokens": len(decision.tokens),
@@ -111,27 +166,12 @@ def _messages(decision: Decision) -> "Sequence[Message]":
     return [message for message in decision.prompt if isinstance(message, Mapping)]
 
 
-def _probabilities(
-    orchestrator: Orchestrator, decision: Decision
-) -> tuple[dict[float, float], dict[float, float]]:
-    """Of the levels and of the prompt ratios; empty where the TLM was not asked."""
-    tlm, reading = orchestrator.tlm, decision.reading
-    if tlm is None or reading is None:
-        return {}, {}
-    return (
-        dict(zip(tlm.levels, reading.levels, strict=True)),
-        dict(zip(tlm.prompt_ratios, reading.prompt_ratios, strict=True)),
-    )
-
-
-def _print(
-    orchestrator: Orchestrator, decision: Decision, slo: Slo, messages: "Sequence[Message]"
-) -> None:
-    out = console()
-    for line in _facts(decision, slo, orchestrator.latency.margins):
+def _print(explained: _Explained) -> None:
+    out, decision = console(), explained.decision
+    for line in _facts(decision, explained.slo, explained.margins):
         out.print(line, highlight=False)
     out.print()
-    print_table(_grid(decision, *_probabilities(orchestrator, decision)))
+    print_table(_grid(explained))
     out.print()
     chosen = decision.strategy
     out.print(
@@ -148,7 +188,7 @@ def _print(
     )
     if decision.kept is not None:
         out.print(f"\nwhat is left of the prompt ({len(decision.tokens)} tokens):", highlight=False)
-        out.print(_shortened(messages, decision))
+        out.print(_shortened(explained.messages, decision))
 
 
 def _facts(decision: Decision, slo: Slo, margins: Margins) -> Iterator[str]:
@@ -165,17 +205,18 @@ def _facts(decision: Decision, slo: Slo, margins: Margins) -> Iterator[str]:
     yield f"margins    {margins.ttft:.0%} of the TTFT, {margins.tpot:.0%} of the TPOT"
 
 
-def _grid(decision: Decision, levels: dict[float, float], ratios: dict[float, float]) -> Table:
+def _grid(explained: _Explained) -> Table:
     """TTFTs by level and prompt ratio, with each level's TPOT for what is left at the most."""
-    columns = list(dict.fromkeys(s.prompt_ratio for s in decision.candidates))
+    ratios = explained.prompt_ratios
+    columns = list(dict.fromkeys(s.prompt_ratio for s in explained.grid))
     made = table("level", "P", "TPOT ms", *(f"{ratio:.0%}" for ratio in columns), left=0)
     if ratios:
         made.add_row("", "P", "", *(_percent(ratios.get(ratio)) for ratio in columns))
-    for level in dict.fromkeys(s.level for s in decision.candidates):
-        row = [s for s in decision.candidates if s.level == level]
-        cells = [_cell(s, is_chosen=s == decision.strategy) for s in row]
+    for level in dict.fromkeys(s.level for s in explained.grid):
+        row = [s for s in explained.grid if s.level == level]
+        cells = [_cell(s, is_chosen=s == explained.decision.strategy) for s in row]
         tpot = f"{row[-1].predicted_tpot_ms:.2f}"
-        made.add_row(f"{level:g}", _percent(levels.get(level)), tpot, *cells)
+        made.add_row(f"{level:g}", _percent(explained.levels.get(level)), tpot, *cells)
     return made
 
 

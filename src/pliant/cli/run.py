@@ -1,21 +1,33 @@
 """`pliant run`: chat with a model in the terminal, or answer one prompt."""
 
 import sys
-from contextlib import closing
-from typing import Annotated, cast
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from pliant.cli.answer import spelled
 from pliant.cli.chat import Chat
+from pliant.cli.request_options import (
+    DEFAULT_MAX_TOKENS,
+    Compress,
+    MaxTokens,
+    System,
+    Tpot,
+    Ttft,
+)
 from pliant.engine.options import EngineOptions, Layout
 from pliant.engine.sampling import SamplingParams
 from pliant.errors import RequestError, SloUnreachableError
 from pliant.slo import Compression, Slo
 
+if TYPE_CHECKING:
+    from pliant.contexts.options import ContextOptions
+    from pliant.engine.model import ElasticModel
+
 _OPTIONS = EngineOptions()
 _SAMPLING = SamplingParams()
-DEFAULT_MAX_TOKENS = 256
 
 
 def run(
@@ -28,26 +40,14 @@ def run(
     level: Annotated[
         float | None, typer.Option(help="Level to run at; `pliant show` lists them.")
     ] = None,
-    ttft: Annotated[
-        str | None,
-        typer.Option(help="Time to first token: 0.4 or 40% of the full model's, or 400ms."),
-    ] = None,
-    tpot: Annotated[
-        str | None, typer.Option(help="Time per output token: 0.6, 60% or 25ms.")
-    ] = None,
+    ttft: Ttft = None,
+    tpot: Tpot = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what nothing is predicted to meet.")
     ] = False,
-    compress: Annotated[
-        str,
-        typer.Option(help="Shorten the prompt: auto, off, or to a ratio such as 0.5 or 50%."),
-    ] = "auto",
-    system: Annotated[
-        str | None, typer.Option(help="System message: what the model is for.")
-    ] = None,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.")
-    ] = DEFAULT_MAX_TOKENS,
+    compress: Compress = "auto",
+    system: System = None,
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS,
     temperature: Annotated[
         float, typer.Option(help="0 always takes the likeliest token.")
     ] = _SAMPLING.temperature,
@@ -61,6 +61,25 @@ def run(
         float, typer.Option(help="Leave out tokens below this share of the likeliest one's.")
     ] = _SAMPLING.min_p,
     seed: Annotated[int | None, typer.Option(help="Repeat the same random choices.")] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="Go on in this persistent context (id or title), or begin it."),
+    ] = None,
+    context_memory: Annotated[
+        str | None,
+        typer.Option(help="Most memory for contexts, such as 256MiB, which is the default."),
+    ] = None,
+    when_full: Annotated[
+        str | None,
+        typer.Option(
+            help="What a context that is as long as the model's gets: error, or compress, which "
+            "shortens its oldest turns. Default: error."
+        ),
+    ] = None,
+    emulate_storage: Annotated[
+        str | None,
+        typer.Option(help="Read contexts as from a slower disk, such as 200MB/s,100us."),
+    ] = None,
     layout: Annotated[
         str, typer.Option(help="How weights lie in memory: auto, plain or repacked.")
     ] = _OPTIONS.layout,
@@ -74,6 +93,9 @@ def run(
     choose the level, and how much of the prompt it reads, so that the answer is fast enough. If
     nothing is, the closest answers, or with --strict none does. The answer goes to stdout, all
     else to stderr.
+
+    With --context the chat outlives the program: what was said is journaled, and its KV cache
+    kept, compressed, in memory and on the disk. `pliant contexts` lists and removes them.
     """
     import pliant
 
@@ -85,25 +107,31 @@ def run(
     if compress != "auto" and slo is None:
         raise RequestError("--compress is about --ttft and --tpot: give at least one of them")
     compression = parse_compression(compress)
+    kept = _context_options(context, context_memory, emulate_storage, when_full)
+    if context is not None and compression not in ("auto", "off"):
+        raise RequestError("--compress shortens prompts, and those of a --context stay whole")
     sampling = SamplingParams(temperature, top_k, top_p, min_p, seed=seed)
     options = EngineOptions(layout=cast(Layout, layout), threads=threads)
     if prompt is None and not sys.stdin.isatty():
         prompt = piped_text()
     if prompt is not None and not prompt.strip():
         raise RequestError("no prompt: give one as an argument or pipe it in")
-    with pliant.load(bundle, options) as model:
-        chat = Chat(
+    with (
+        pliant.load(bundle, options) as model,
+        _opened(
             model,
-            max_tokens,
-            sampling,
+            context,
+            kept,
+            max_tokens=max_tokens,
+            sampling=sampling,
             level=1.0 if level is None else level,
             slo=slo,
             policy="strict" if strict else "best_effort",
             compression=compression,
             system=system or "",
-        )
-        with closing(chat):
-            _converse(chat, prompt)
+        ) as chat,
+    ):
+        _converse(chat, prompt)
 
 
 def parse_compression(text: str) -> Compression:
@@ -122,6 +150,40 @@ def parse_compression(text: str) -> Compression:
 def slo_options(sides: dict[str, str]) -> str:
     """An SLO as the options that ask for it."""
     return " ".join(f"--{side} {text}" for side, text in sides.items())
+
+
+def _context_options(
+    name: str | None, memory: str | None, storage: str | None, when_full: str | None
+) -> "ContextOptions | None":
+    """None without a context. Raises RequestError."""
+    if name is not None:
+        from pliant.cli.context_chat import context_options
+
+        return context_options(memory, storage, when_full)
+    options = {
+        "--context-memory": memory,
+        "--emulate-storage": storage,
+        "--when-full": when_full,
+    }
+    for option, value in options.items():
+        if value is not None:
+            raise RequestError(f"{option} is about persistent contexts: name one with --context")
+    return None
+
+
+@contextmanager
+def _opened(
+    model: "ElasticModel", name: str | None, kept: "ContextOptions | None", **options: Any
+) -> Iterator[Chat]:
+    """The chat, in a context if one is named; closed at the end."""
+    if name is None or kept is None:
+        with closing(Chat(model, **options)) as chat:
+            yield chat
+        return
+    from pliant.cli.context_chat import open_context_chat
+
+    with open_context_chat(model, name, kept, **options) as chat:
+        yield chat
 
 
 def _converse(chat: Chat, prompt: str | None) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pliant.cli.arguments import VerbCommand
 from pliant.cli.output import console, table
 from pliant.errors import LabelError
 
@@ -27,7 +28,7 @@ TASKS_HELP = (
 )
 
 
-@tlm.command()
+@tlm.command(cls=VerbCommand)
 def labels(
     bundle: BundleArgument,
     out: Annotated[Path, typer.Option(help="Folder of the labels; goes on with what is there.")],
@@ -49,9 +50,10 @@ def labels(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS",
-            help="Share the work on a Ray cluster whose nodes see the bundle at the same path; "
-            "`auto` is the one that `ray start --head` started here.",
+            metavar="[ADDRESS]",
+            help="Share the work on a Ray cluster whose nodes see the bundle at the same path: "
+            "without an address the one that `ray start --head` started here; `local` starts one "
+            "for this run. Needs the extra: pip install 'pliant[ray]'.",
         ),
     ] = None,
 ) -> None:

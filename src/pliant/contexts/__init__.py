@@ -9,13 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pliant.contexts.call import CallRequest
     from pliant.contexts.context import Context
     from pliant.contexts.contexts import Contexts, ContextsStat
     from pliant.contexts.journal import ContextInfo
     from pliant.contexts.options import ContextOptions, parse_bytes
+    from pliant.contexts.report import CallReport
     from pliant.contexts.storage import StorageProfile, parse_storage
 
 __all__ = [
+    "CallReport",
+    "CallRequest",
     "Context",
     "ContextInfo",
     "ContextOptions",
@@ -27,6 +31,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CallReport": "report",
+    "CallRequest": "call",
     "Context": "context",
     "ContextInfo": "journal",
     "ContextOptions": "options",

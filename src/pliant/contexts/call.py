@@ -4,24 +4,27 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from pliant.contexts.choice import Waiting
 from pliant.contexts.history import Turn, extend, shortened
 from pliant.contexts.journal import ContextInfo
 from pliant.contexts.pieces import Piece
+from pliant.contexts.report import CallReport
 from pliant.contexts.resident import ResidentSlot
 from pliant.contexts.restore import RestoreReport
 from pliant.contexts.shared import Shared
 from pliant.contexts.work import Work
-from pliant.engine.generate import CancelSignal, Chunk, TokenLoop
+from pliant.engine.generate import CancelSignal, Chunk, Generation, TokenLoop
 from pliant.engine.model import DEFAULT_MAX_TOKENS, Prompt
 from pliant.engine.sampling import SamplingParams
-from pliant.errors import RequestError
+from pliant.errors import ContextOverflowError, RequestError
+from pliant.slo.decision import Decision, Policy
 from pliant.slo.slo import Slo
 
 
 @dataclass(frozen=True)
 class CallRequest:
-    """What is asked of a context, as `ElasticModel.generate` takes it. Either `slo` or `level` or
-    neither, for the full model."""
+    """What is asked of a context, as `ElasticModel.generate` takes it. Either `slo` (and what to
+    do when nothing meets it) or `level` or neither, for the full model."""
 
     prompt: Prompt
     slo: Slo | None = None
@@ -31,17 +34,20 @@ class CallRequest:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     cancel: CancelSignal | None = None
+    policy: Policy = "best_effort"
 
 
 class Call:
     """Answers one request of a context; `run` once.
 
     A call that fails, is cancelled or is closed early leaves the context as it was. `restored`
-    says what was done before the prompt could be computed.
+    says what was done before the prompt could be computed, and `report`, with the last chunk, all
+    that the call took.
     """
 
     def __init__(self, shared: Shared, context: ContextInfo, request: CallRequest) -> None:
         self.restored = RestoreReport()
+        self.report: CallReport | None = None
         self._shared = shared
         self._context = context
         self._request = request
@@ -58,7 +64,10 @@ class Call:
         pieces = shared.journal.pieces(self._context.id)
         turn = self._turn(pieces)
         work = Work(shared, self._context, pieces, turn)
-        level = shared.model.bundle.level(self._choose(work))
+        decision = self._decide(work)
+        level = shared.model.bundle.level(
+            self._asked_level if decision is None else decision.strategy.level
+        )
         loop = self._loop(work, level.ratio)
         unsaved = None
         try:
@@ -66,6 +75,7 @@ class Call:
                 shared.swapper.wait_for_encoder()
                 try:
                     self.restored, computed = work.restore(slot, level)
+                    ready_ms = self._elapsed_ms()
                     last = yield from self._generate(loop, slot, computed)
                     assert last.generation is not None
                     if last.generation.finish_reason != "cancelled":
@@ -75,6 +85,7 @@ class Call:
         finally:
             if unsaved is not None:
                 shared.swapper.submit(unsaved)
+        self._finish(work, decision, last.generation, computed, ready_ms)
         return last
 
     def _generate(
@@ -91,27 +102,69 @@ class Call:
 
     def _turn(self, pieces: Sequence[Piece]) -> Turn:
         """The prompt; a chat that leaves no room for an answer is shortened if that is wanted."""
-        model, compress = self._shared.model, self._shared.compress
+        model, scorer = self._shared.model, self._shared.scorer
         turn = extend(model, pieces, self._request.prompt)
-        fits = len(turn.tokens) < model.engine.context_length
-        if fits or compress is None or not turn.messages:
+        length, limit = len(turn.tokens), model.engine.context_length
+        if length < limit or not pieces:
             return turn
-        return shortened(model, pieces, turn, compress)
-
-    def _choose(self, work: Work) -> float:
-        """The ratio of the level that answers."""
-        shared, request = self._shared, self._request
-        if request.slo is None:
-            return 1.0 if request.level is None else request.level
-        if request.level is not None:
-            raise RequestError("give either slo or level, not both")
-        return shared.chooser.choose(
-            request.slo,
-            new_tokens=len(work.turn.tokens) - work.context_tokens,
-            context_tokens=work.context_tokens,
-            max_tokens=request.max_tokens,
-            restore_ms=lambda ratio: work.predict_restore_ms(shared.model.bundle.level(ratio)),
+        if scorer is not None and turn.messages:
+            return shortened(model, pieces, turn, scorer)
+        shorten = ', or let old turns be shortened (overflow="compress", --when-full compress)'
+        raise ContextOverflowError(
+            f"context {self._context.id} has {length} tokens with this prompt, but the model's "
+            f"holds {limit}: begin a new one{shorten if turn.messages else ''}",
+            needed_tokens=length + 1,
+            available_tokens=limit,
         )
+
+    def _decide(self, work: Work) -> Decision | None:
+        """The level that answers and what it is predicted to take, if that can be known."""
+        shared, request = self._shared, self._request
+        if request.slo is not None and request.level is not None:
+            raise RequestError("give either slo or level, not both")
+        if request.slo is None and shared.chooser.orchestrator is None:
+            return None
+        levels = shared.model.levels
+        if request.slo is None:
+            levels = (shared.model.bundle.level(self._asked_level),)
+        start, restore_ms = work.context_tokens, work.predict_restore_ms(levels)
+        waiting = Waiting(work.turn.tokens[start:], start, restore_ms, self._elapsed_ms())
+        return shared.chooser.decide(
+            waiting, request.slo, self._asked_level, request.max_tokens, request.policy
+        )
+
+    def _finish(
+        self,
+        work: Work,
+        decision: Decision | None,
+        generation: Generation,
+        computed: int,
+        ready_ms: float,
+    ) -> None:
+        """Report, and let the next predictions learn."""
+        restored = self.restored
+        brought = restored.from_memory + restored.from_disk
+        from_slot = min(computed, work.num_stored) - brought - restored.recomputed
+        self.report = CallReport(
+            generation.level,
+            generation.ttft_ms,
+            generation.tpot_ms,
+            decision,
+            restored,
+            from_slot,
+            work.num_stored - from_slot - brought,
+        )
+        if decision is not None:
+            prefill_ms = generation.ttft_ms - ready_ms
+            tokens = work.turn.tokens[computed:]
+            self._shared.chooser.observe(decision, generation, restored, tokens, prefill_ms)
+
+    @property
+    def _asked_level(self) -> float:
+        return 1.0 if self._request.level is None else self._request.level
+
+    def _elapsed_ms(self) -> float:
+        return 1000 * (time.perf_counter() - self._started)
 
     def _loop(self, work: Work, ratio: float) -> TokenLoop:
         request = self._request

@@ -69,18 +69,28 @@ class Context:
     ) -> Generator[Chunk, None, None]:
         """As `call`, a chunk per token; the last one, with the `generation` as a whole, comes when
         the call is in the journal. Errors come with the first chunk; closing the iterator before
-        the last one cancels."""
+        the last one cancels. For what a call took, and why at its level: `start`."""
         request = CallRequest(prompt, slo, level, max_tokens, sampling, stop, logprobs, cancel)
         return self.start(request).run()
 
     def start(self, request: CallRequest) -> Call:
-        """A call that is not running yet."""
+        """A call that is not running yet; when it has, its `report` says what it took.
+
+        The first one with an SLO may measure the device before.
+        """
+        info = self.require_model()
+        if request.slo is not None:
+            self._shared.chooser.open()
+        return Call(self._shared, info, request)
+
+    def require_model(self) -> ContextInfo:
+        """As `stat`; raises RequestError if the context is one of another model."""
         info = self.stat()
         if info.model != self._shared.model.bundle.sha256:
             raise RequestError(
                 f"context {self.id} belongs to another model ({info.model[:12]}); open it with that"
             )
-        return Call(self._shared, info, request)
+        return info
 
     def stat(self) -> ContextInfo:
         """Raises UnknownContextError once the context is deleted."""

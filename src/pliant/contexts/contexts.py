@@ -5,9 +5,9 @@ out. Keys and values are a cache in three places (slots, compressed chunks in me
 any of which may lose anything.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ from pliant.contexts.lock import FolderLock
 from pliant.contexts.measure_storage import storage_profile
 from pliant.contexts.memory import Memory, MemoryUse
 from pliant.contexts.options import ContextOptions
-from pliant.contexts.overflow import Compress
+from pliant.contexts.overflow import open_scorer
 from pliant.contexts.restore import Restorer
 from pliant.contexts.shared import Shared
 from pliant.contexts.stats import StoreStats
@@ -29,10 +29,8 @@ from pliant.contexts.storage import EmulatedDisk
 from pliant.contexts.store import Store
 from pliant.contexts.swapout import Swapper, SwapStats
 from pliant.engine.model import ElasticModel
-from pliant.errors import RequestError
 from pliant.paths import contexts_folder
-from pliant.slo.latency import LatencyModel
-from pliant.slo.store import load_or_calibrate
+from pliant.slo.orchestrator import Orchestrator
 
 _JOURNAL_ROOM = 1 << 20
 
@@ -62,25 +60,22 @@ class Contexts:
         root: Path | None = None,
         options: ContextOptions | None = None,
         *,
-        latency: LatencyModel | None = None,
-        chooser: Chooser | None = None,
-        compress: Compress | None = None,
+        orchestrator: Orchestrator | None = None,
+        before_calibration: Callable[[float], None] | None = None,
     ) -> None:
-        """`root` is pliant's folder for contexts by default. Without a `latency` model one is
-        measured when a call first has an SLO; `chooser` chooses the level then. `compress` is
-        what the option `overflow="compress"` shortens old turns with.
+        """`root` is pliant's folder for contexts by default. The `orchestrator` chooses levels
+        for calls with an SLO, and stays the caller's; without one `orchestrator()` opens one when
+        a call first has an SLO, and `before_calibration` is told if that has to measure.
 
-        Raises RequestError if that option has nothing to do it with, ContextsInUseError if
-        another process has the folder, JournalError if its journal cannot be read, BusyError if
-        no slot of the model is free.
+        Raises RequestError if `overflow="compress"` is asked of a bundle without a tiny language
+        model, ContextsInUseError if another process has the folder, JournalError if its journal
+        cannot be read, BusyError if no slot of the model is free.
         """
         options = options or ContextOptions()
-        if options.overflow == "error":
-            compress = None
-        elif compress is None:
-            raise RequestError('overflow="compress" needs a function that compresses: compress=...')
         root = contexts_folder() if root is None else root
         with ExitStack() as stack:
+            is_shortened = options.overflow == "compress"
+            scorer = stack.enter_context(open_scorer(model)) if is_shortened else None
             stack.enter_context(FolderLock(root))
             device = EmulatedDisk(options.storage) if options.storage else None
             store = stack.enter_context(Store(root, quota_bytes=options.quota_bytes, device=device))
@@ -92,15 +87,22 @@ class Contexts:
             codec = ChunkCodec(model.engine)
             stack.callback(codec.close)
             storage = options.storage or storage_profile(root)
+            latency = None if orchestrator is None else orchestrator.latency.base
             costs = profile_costs(model.engine, codec, slots[0], storage, latency)
             memory = Memory(model.engine, slots, options.memory_bytes)
             restorer = Restorer(model.engine, codec, memory, store, costs)
             stack.callback(restorer.close)
             swapper = Swapper(model.engine, codec, memory, store, options)
             stack.callback(swapper.close)
-            calibrated = cache(lambda: latency or load_or_calibrate(model))
+            chooser = Chooser(
+                model,
+                orchestrator,
+                when_opened=restorer.use_latency,
+                before_calibration=before_calibration,
+            )
+            stack.callback(chooser.close)
             parts = (model, options, journal, store, memory, restorer, swapper)
-            self._shared = Shared(*parts, calibrated, chooser, compress)
+            self._shared = Shared(*parts, chooser, scorer)
             self._stack = stack.pop_all()
 
     def create(self, app: str, system: str | None = None, *, title: str | None = None) -> Context:
@@ -115,6 +117,10 @@ class Contexts:
         """A context of `app`; raises UnknownContextError if the app has none of this id."""
         self._shared.journal.get(context, app)
         return Context(self._shared, app, context)
+
+    def orchestrator(self) -> Orchestrator:
+        """What chooses levels and learns from calls; the first time may measure the device."""
+        return self._shared.chooser.open()
 
     def list(self, app: str) -> list[ContextInfo]:
         """The contexts of an app, last used first."""

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from pliant.contexts.overflow import Compress, shorten_chat
+from pliant.contexts.overflow import shorten_chat
 from pliant.contexts.pieces import Piece as HistoryPiece
 from pliant.contexts.pieces import Role
 from pliant.engine.chat import Message, Piece
 from pliant.engine.model import ElasticModel, Prompt
 from pliant.errors import RequestError, TemplateError
+from pliant.tlm.scores import Scorer
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ def updated(
 
 
 def shortened(
-    model: ElasticModel, history: Sequence[HistoryPiece], turn: Turn, compress: Compress
+    model: ElasticModel, history: Sequence[HistoryPiece], turn: Turn, scorer: Scorer
 ) -> Turn:
     """A turn of a chat that is too long, with the oldest messages shortened."""
     new = json.loads(turn.messages)
-    messages = shorten_chat(model, [*_said(history), *new], len(new), compress)
+    messages = shorten_chat(model, [*_said(history), *new], len(new), scorer)
     tokens = tuple(model.tokenizer.encode_pieces(model.chat_template.render(messages)))
     before = tuple(token for piece in history for token in piece.tokens)
     return Turn(tokens, _common(before, tokens), json.dumps(messages), turn.role, replaces=True)

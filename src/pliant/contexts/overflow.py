@@ -1,25 +1,40 @@
 """What becomes of a chat that reaches the model's length: its oldest turns are shortened."""
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pliant.engine.chat import Message
 from pliant.engine.model import ElasticModel
-from pliant.errors import ContextOverflowError
+from pliant.errors import ContextOverflowError, RequestError
+from pliant.tlm.compress import compress
+from pliant.tlm.model import TinyModel
+from pliant.tlm.protect import Protect
+from pliant.tlm.scores import Scorer
 
 logger = logging.getLogger(__name__)
 
-# Shortens a text to a share of its tokens, as `pliant.tlm.compress.compress` does.
-Compress = Callable[[str, float], str]
-
 # A chat is made to fit this share of the model's length, so that the next calls fit, too.
 TARGET_SHARE = 0.75
-_RATIOS = (0.5, 0.25, 0.1)
+# What was asked long ago was answered. Facts stay as long as that is enough.
+FACTS = Protect(question=False)
+_NOTHING = Protect(False, False, False, False, False, False, False)
+_STEPS = ((0.5, FACTS), (0.25, FACTS), (0.1, _NOTHING))
+_KEPT_ROLES = ("system", "developer")
+
+
+def open_scorer(model: ElasticModel) -> TinyModel:
+    """The bundle's tiny language model. Raises RequestError if it has none, BundleError."""
+    path = model.bundle.tlm_path
+    if path is None:
+        raise RequestError(
+            f"old turns are shortened by a tiny language model, and {model.bundle.name} has none: "
+            "make one with `pliant tlm train`, or let what does not fit be an error"
+        )
+    return TinyModel(path, threads=model.engine.threads)
 
 
 def shorten_chat(
-    model: ElasticModel, messages: Sequence[Message], num_new: int, compress: Compress
+    model: ElasticModel, messages: Sequence[Message], num_new: int, scorer: Scorer
 ) -> list[Message]:
     """`messages` with their oldest turns compressed, as many and as far as needed.
 
@@ -28,13 +43,15 @@ def shorten_chat(
     """
     target = int(TARGET_SHARE * model.engine.context_length)
     made = list(messages)
-    for ratio in _RATIOS:
+    for ratio, protect in _STEPS:
         for index, message in enumerate(messages[: len(messages) - num_new]):
-            if message.get("role") == "system" or not isinstance(message.get("content"), str):
+            text = message.get("content")
+            if message.get("role") in _KEPT_ROLES or not isinstance(text, str):
                 continue
             if _length(model, made) <= target:
                 break
-            made[index] = _with_text(message, compress(message["content"], ratio))
+            short = compress(text, ratio, model=model, protect=protect, scorer=scorer)
+            made[index] = {**message, "content": short.text}
     length, limit = _length(model, made), model.engine.context_length
     if length >= limit:
         raise ContextOverflowError(
@@ -49,7 +66,3 @@ def shorten_chat(
 
 def _length(model: ElasticModel, messages: Sequence[Message]) -> int:
     return len(model.tokenizer.encode_pieces(model.chat_template.render(messages)))
-
-
-def _with_text(message: Message, text: str) -> dict[str, Any]:
-    return {**message, "content": text}

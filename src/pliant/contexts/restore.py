@@ -9,9 +9,10 @@ that is not complete.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 
 from pliant.bundle import Level
@@ -29,6 +30,7 @@ from pliant.contexts.store import Store
 from pliant.engine.engine import Engine
 from pliant.engine.span import Span
 from pliant.errors import ChunkError
+from pliant.slo.latency import LatencyModel
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +93,18 @@ class Restorer:
     def close(self) -> None:
         self._reader.shutdown()
 
-    def predict_ms(self, missing: Sequence[ChunkSpan], level: Level) -> float:
-        """What a restore of these chunks for a call at `level` would take."""
-        sources = [self._find(span, level) for span in missing]
-        return self._plan(sources, level).predicted_ms
+    def use_latency(self, latency: LatencyModel) -> None:
+        """Plan with what this device was measured to take."""
+        self._costs = replace(self._costs, latency=latency)
+
+    def predict_ms(self, missing: Sequence[tuple[Level, Sequence[ChunkSpan]]]) -> list[float]:
+        """For each level what a restore of its missing chunks for a call at it would take."""
+        look_up = cache(self._look_up)
+        plans = (
+            self._plan([_usable(span, level, look_up) for span in spans], level)
+            for level, spans in missing
+        )
+        return [plan.predicted_ms for plan in plans]
 
     def is_lost(self, span: ChunkSpan, level: Level) -> bool:
         """Whether a chunk can only be computed again for a call at `level`."""
@@ -126,8 +136,9 @@ class Restorer:
         return _report(work, 1000 * (time.perf_counter() - started))
 
     def _find(self, span: ChunkSpan, level: Level) -> _Source:
-        if span.level < level.ratio:
-            return _Source(span)
+        return _usable(span, level, self._look_up)
+
+    def _look_up(self, span: ChunkSpan) -> _Source:
         chunk = self._memory.chunk(span.key)
         if chunk is not None:
             return _Source(span, chunk=chunk)
@@ -232,6 +243,11 @@ class Restorer:
                 key, layers = source.span.key, range(len(work.kv_heads))
                 payload = b"".join(work.parts.pop((key, layer)) for layer in layers)
                 self._memory.keep(key, EncodedChunk(source.format, payload))
+
+
+def _usable(span: ChunkSpan, level: Level, look_up: Callable[[ChunkSpan], _Source]) -> _Source:
+    """What of a chunk can be used at `level`: nothing of one that was computed below it."""
+    return _Source(span) if span.level < level.ratio else look_up(span)
 
 
 def _piece(source: _Source, heads: Sequence[int], costs: RestoreCosts) -> Piece:

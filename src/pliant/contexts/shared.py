@@ -2,29 +2,27 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
-from pliant.contexts.choice import Chooser, LatencyChooser
+from pliant.contexts.choice import Chooser
 from pliant.contexts.identity import KeySpace
 from pliant.contexts.journal import ContextId, Journal
 from pliant.contexts.memory import Memory
 from pliant.contexts.options import ContextOptions
-from pliant.contexts.overflow import Compress
 from pliant.contexts.restore import Restorer, RestoreReport
 from pliant.contexts.store import Store
 from pliant.contexts.swapout import Swapper
 from pliant.engine.model import ElasticModel
 from pliant.errors import BusyError
-from pliant.slo.latency import LatencyModel
+from pliant.tlm.scores import Scorer
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Owned by `Contexts`. `latency` is measured when it is first asked for; `compress` is there
-    if chats that reach the model's length are to be shortened."""
+    """Owned by `Contexts`. `scorer` is there if chats that reach the model's length are to be
+    shortened."""
 
     model: ElasticModel
     options: ContextOptions
@@ -33,17 +31,12 @@ class Shared:
     memory: Memory
     restorer: Restorer
     swapper: Swapper
-    latency: Callable[[], LatencyModel]
-    asked_chooser: Chooser | None = None
-    compress: Compress | None = None
+    chooser: Chooser
+    scorer: Scorer | None
     restores: Counter[str] = field(default_factory=Counter)
     _busy: set[ContextId] = field(default_factory=set)
     _spaces: dict[str, KeySpace] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @cached_property
-    def chooser(self) -> Chooser:
-        return self.asked_chooser or LatencyChooser(self.latency())
 
     def space(self, app: str) -> KeySpace:
         """Contexts of one app share chunks, those of two never do."""

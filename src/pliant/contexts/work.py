@@ -41,13 +41,20 @@ class Work:
         """Tokens that can be restored."""
         return self._kept[-1].stop if self._kept else 0
 
-    def predict_restore_ms(self, level: Level) -> float:
-        """Of the whole restore for a call at `level`, with what is lost computed again."""
+    @property
+    def num_stored(self) -> int:
+        """Tokens of the history that the prompt continues and that were ever stored."""
+        return max(0, min(self.turn.common, len(self._history.tokens) - 1))
+
+    def predict_restore_ms(self, levels: Sequence[Level]) -> dict[float, float]:
+        """Of the whole restore for a call at each of them, with what is lost computed again."""
         slot = self._shared.memory.resident(self._context.id)
-        missing = self._kept
-        if slot is not None:
-            missing = slot.missing(missing, level.ratio)
-        return self._shared.restorer.predict_ms(missing, level)
+        missing = [
+            (level, self._kept if slot is None else slot.missing(self._kept, level.ratio))
+            for level in levels
+        ]
+        predicted = self._shared.restorer.predict_ms(missing)
+        return {level.ratio: ms for level, ms in zip(levels, predicted, strict=True)}
 
     def restore(self, slot: ResidentSlot, level: Level) -> tuple[RestoreReport, int]:
         """Make the slot ready; also says from which position on the prompt is to be computed."""
@@ -59,9 +66,8 @@ class Work:
         report = RestoreReport()
         if missing:
             report = shared.restorer.restore(slot, tokens, missing, level)
-        report = replace(report, recomputed=report.recomputed + recomputed)
         if missing or recomputed:
-            shared.count(report)
+            shared.count(replace(report, recomputed=report.recomputed + recomputed))
         self._computed = slot.computed(level.ratio, len(tokens) - 1)
         self._levels = self._new_levels(level.ratio)
         return report, self._computed

@@ -14,7 +14,7 @@ from pliant.bundle import Architecture, GgufFile, Level, Plan
 from pliant.elastify.allocation import STAGE
 from pliant.elastify.analysis import ANCHOR_TOKENS, IMPORTANCE_TOKENS
 from pliant.elastify.anchors import default_anchor_count
-from pliant.elastify.inputs import Source, check_source
+from pliant.elastify.inputs import Source, check_source, replacement_notes
 from pliant.elastify.levels import choose_levels
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
 from pliant.elastify.plans import plan_tokens
@@ -62,7 +62,8 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
     Which layers are anchors does not change the sizes; how many, does. Sizes are those of
     uniform plans. Raises as `elastify`.
     """
-    source = check_source(Path(hf_dir), Path(out).absolute())
+    out = Path(out).absolute()
+    source = check_source(Path(hf_dir), out)
     quantization = options.quantization
     architecture, bundle_bytes = _exported(source, quantization)
     count = options.anchors
@@ -88,7 +89,7 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
     logits_bytes = 4 * sample * architecture.vocab_size
     return Forecast(
         levels=levels,
-        notes=choice.notes,
+        notes=(*choice.notes, *replacement_notes(out)),
         bundle_bytes=bundle_bytes,
         memory_bytes=_memory(source, architecture, window_tokens, _dtype(source, options)),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pliant.bundle.manifest import MANIFEST_FILE, TLM_FILE, Manifest
 from pliant.bundle.write import refuse_foreign
 from pliant.elastify.calibration import Calibration, read_calibration
 from pliant.elastify.checkpoint import StoredTensor
@@ -50,3 +51,13 @@ def check_source(folder: Path, out: Path) -> Source:
     config = read_config(folder)
     vocabulary = read_vocabulary(folder, config.vocab_size)
     return Source(folder, config, vocabulary, load_tokenizer(folder), read_weights(folder))
+
+
+def replacement_notes(out: Path) -> tuple[str, ...]:
+    """What the user has to know of the bundle that `out` replaces, if there is one."""
+    if not (out / MANIFEST_FILE).is_file() or TLM_FILE not in Manifest.read(out).files:
+        return ()
+    return (
+        f"the TLM in {out} was made for the older bundle's levels and goes with them: run "
+        "`pliant tlm labels` and `pliant tlm train` again",
+    )

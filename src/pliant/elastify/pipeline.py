@@ -23,7 +23,7 @@ from pliant.elastify.analysis import Analysis, analyse
 from pliant.elastify.calibration import Calibration
 from pliant.elastify.checkpoint import check_values
 from pliant.elastify.cluster import check_cluster
-from pliant.elastify.inputs import check_source
+from pliant.elastify.inputs import check_source, replacement_notes
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
 from pliant.elastify.plans import PlanChoice
 from pliant.elastify.recovery.data import RecoveryData
@@ -76,6 +76,7 @@ def elastify(
     """
     out = Path(out).absolute()
     source = check_source(Path(hf_dir), out)
+    notes = replacement_notes(out)
     check_cluster(options.ray)
     questions = () if options.tasks is None else read_tasks(Path(options.tasks))
     stopwatch = Stopwatch()
@@ -102,6 +103,8 @@ def elastify(
     adapted = made.adapted
     bundle = write_bundle(out, made.draft, adapted.levels, provenance, adapted.files, files)
     work.remove()
+    for note in notes:
+        report(note)
     return bundle
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pliant.errors import BundleError
+from pliant.files import replacing
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -41,17 +40,12 @@ class WorkFolder:
         path = self.path / f"{stem}-{_digest({**self._inputs, **inputs})}{dot}{suffix}"
         if path.exists():
             return path
-        draft = self.path / f"{secrets.token_hex(4)}.draft{dot}{suffix}"
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
-            make(draft)
-            with draft.open("rb+") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
+            with replacing(path) as draft:
+                make(draft)
         except OSError as error:
             raise BundleError(f"cannot write in {self.path}: {error}") from error
-        finally:
-            draft.unlink(missing_ok=True)
         return path
 
     def arrays(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:

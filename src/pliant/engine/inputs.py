@@ -1,7 +1,4 @@
-"""The memory graphs read their inputs from, shared by all graphs.
-
-ggml's graph allocator reuses the memory of inputs it owns, so these lie in a buffer of their own.
-"""
+"""The memory graphs read their inputs from, shared by all graphs."""
 
 from collections.abc import Sequence
 
@@ -10,8 +7,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from pliant.engine.span import Span
-from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.placed import PlacedTensors
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 
@@ -27,13 +23,12 @@ class Inputs:
     """
 
     def __init__(self, max_batch: int, context_length: int, window: int | None = None) -> None:
-        self._context = Context(max_tensors=6)
-        self._buffers: list[Buffer] = []
-        self.tokens = self._new(GgmlType.I32, max_batch)
-        self.positions = self._new(GgmlType.I32, max_batch)
-        self.kv_rows = self._new(GgmlType.I64, max_batch)
-        self.outputs = self._new(GgmlType.I32, max_batch)
-        self.masks = self._new(GgmlType.F16, max_batch * context_length)
+        self._placed = PlacedTensors(max_tensors=6)
+        self.tokens = self._placed.new(GgmlType.I32, max_batch)
+        self.positions = self._placed.new(GgmlType.I32, max_batch)
+        self.kv_rows = self._placed.new(GgmlType.I64, max_batch)
+        self.outputs = self._placed.new(GgmlType.I32, max_batch)
+        self.masks = self._placed.new(GgmlType.F16, max_batch * context_length)
         self._tokens = self.tokens.numpy().reshape(-1)
         self._positions = self.positions.numpy().reshape(-1)
         self._kv_rows = self.kv_rows.numpy().reshape(-1)
@@ -42,7 +37,7 @@ class Inputs:
         self._targets = [self.masks.numpy().reshape(-1)]
         self.sliding_masks: Tensor | None = None
         if window is not None and window < context_length:
-            self.sliding_masks = self._new(GgmlType.F16, max_batch * context_length)
+            self.sliding_masks = self._placed.new(GgmlType.F16, max_batch * context_length)
             self._mask_rows.append(_mask_row(context_length, window))
             self._targets.append(self.sliding_masks.numpy().reshape(-1))
         masks = [target.view(np.uint16).data for target in self._targets]
@@ -95,16 +90,7 @@ class Inputs:
         np.add(self._counter[:n], first_row, out=self._kv_rows[at : at + n])
 
     def close(self) -> None:
-        self._context.close()
-        for buffer in self._buffers:
-            buffer.close()
-
-    def _new(self, type_: GgmlType, length: int) -> Tensor:
-        tensor = self._context.new_tensor(type_, length)
-        buffer = Buffer.zeroed(tensor.nbytes + ALIGNMENT)
-        buffer.place(tensor, 0)
-        self._buffers.append(buffer)
-        return tensor
+        self._placed.close()
 
 
 def _mask_row(context_length: int, window: int) -> NDArray[np.float16]:

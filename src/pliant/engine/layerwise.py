@@ -12,7 +12,7 @@ from pliant.engine.graph import Builder, Model, Size, tensors_needed
 from pliant.engine.span import Span, SpanShape
 from pliant.errors import RequestError
 from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.placed import PlacedTensors
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 
@@ -30,12 +30,9 @@ class LayerBatch:
         self.spans = spans
         self.shapes = shapes
         self.rows = rows
-        self._context = Context(max_tensors=2)
         num_tokens = sum(shape.length for shape in shapes)
-        self._states = [self._context.new_tensor(GgmlType.F32, hidden, num_tokens) for _ in "ab"]
-        self._buffers = [Buffer.zeroed(state.nbytes + ALIGNMENT) for state in self._states]
-        for state, buffer in zip(self._states, self._buffers, strict=True):
-            buffer.place(state, 0)
+        self._placed = PlacedTensors(max_tensors=2)
+        self._states = [self._placed.new(GgmlType.F32, hidden, num_tokens) for _ in "ab"]
 
     @property
     def state(self) -> Tensor:
@@ -51,9 +48,7 @@ class LayerBatch:
         self._states.reverse()
 
     def close(self) -> None:
-        self._context.close()
-        for buffer in self._buffers:
-            buffer.close()
+        self._placed.close()
 
 
 class LayerGraph:

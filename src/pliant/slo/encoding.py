@@ -1,7 +1,8 @@
 """Measure what becomes of a prompt before the engine sees it: template, tokenizer, TLM."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pliant.engine.chat import Message
     from pliant.engine.model import ElasticModel, Prompt
 
+    # A prompt and its tokens.
+    _Run = Callable[[Prompt, Sequence[int]], object]
+
 _REPEATS = 9
 _REPEATS_S = 0.5
 _SHORT_WORDS = 10
@@ -23,14 +27,14 @@ _COMPRESSED = 0.5
 
 def measure_encoding(model: "ElasticModel") -> EncodeCost:
     """Template and tokenizer; takes a few milliseconds."""
-    return _measure(model, model.encode_prompt)
+    return _measure(model, lambda prompt, _: model.encode_prompt(prompt))
 
 
 def measure_reading(model: "ElasticModel", tlm: Reader) -> EncodeCost:
     """The TLM's pass with both heads; takes a second at most unless one pass does."""
     from pliant.tlm.compress import prompt_text
 
-    return _measure(model, lambda prompt: tlm.read(prompt_text(prompt), 0.5, 0.5))
+    return _measure(model, lambda prompt, _: tlm.read(prompt_text(prompt), 0.5, 0.5))
 
 
 def measure_compressing(model: "ElasticModel") -> EncodeCost:
@@ -40,30 +44,30 @@ def measure_compressing(model: "ElasticModel") -> EncodeCost:
 
     nothing = Reading((), (), ())
 
-    def shorten(prompt: "Prompt") -> None:
-        Shortener(model, prompt, STRUCTURE).shorten(_COMPRESSED, nothing)
+    def shorten(prompt: "Prompt", tokens: Sequence[int]) -> None:
+        Shortener(model, prompt, tokens, STRUCTURE).shorten(_COMPRESSED, nothing)
 
     return _measure(model, shorten)
 
 
-def _measure(model: "ElasticModel", run: "Callable[[str | list[Message]], object]") -> EncodeCost:
+def _measure(model: "ElasticModel", run: "_Run") -> EncodeCost:
     """From medians over a short and over a longer prompt, per token of the model."""
     room = model.engine.context_length // 4
     prompts = [_prompt(model, min(words, room)) for words in (_SHORT_WORDS, _LONG_WORDS)]
-    short, long = (model.count_tokens(prompt) for prompt in prompts)
-    short_ms, long_ms = (_time_ms(run, prompt) for prompt in prompts)
-    token_ms = max(0.0, long_ms - short_ms) / max(1, long - short)
-    return EncodeCost(max(0.0, short_ms - token_ms * short), token_ms)
+    short, long = (model.encode_prompt(prompt) for prompt in prompts)
+    short_ms, long_ms = (
+        _time_ms(partial(run, *each)) for each in zip(prompts, (short, long), strict=True)
+    )
+    token_ms = max(0.0, long_ms - short_ms) / max(1, len(long) - len(short))
+    return EncodeCost(max(0.0, short_ms - token_ms * len(short)), token_ms)
 
 
-def _time_ms(
-    run: "Callable[[str | list[Message]], object]", prompt: "str | list[Message]"
-) -> float:
+def _time_ms(run: Callable[[], object]) -> float:
     times: list[float] = []
     end = time.perf_counter() + _REPEATS_S
     while not times or (len(times) < _REPEATS and time.perf_counter() < end):
         started = time.perf_counter()
-        run(prompt)
+        run()
         times.append(1000 * (time.perf_counter() - started))
     return median(times)
 

@@ -13,8 +13,8 @@ from pliant.slo.online import OnlineLatency
 class State:
     """What else a request's first token waits for.
 
-    `context_tokens` are in the KV cache already, or will be after a restore that takes
-    `restore_ms`: a number, or one for each level (a function of its ratio). `queue_ms` passes
+    `context_tokens` are in the KV cache already, or will be after a restore that is planned to
+    take `restore_ms`: a number, or one for each level (a function of its ratio). `queue_ms` passes
     before the request's turn.
     """
 
@@ -28,10 +28,10 @@ class State:
             if not callable(value) and not value >= 0:
                 raise RequestError(f"{name} is {value!r}; it must be 0 or more")
 
-    def wait_ms(self, level: float) -> float:
-        """Queue and restore."""
+    def wait_ms(self, level: float, restore_factor: float = 1.0) -> float:
+        """Queue, and a restore that takes `restore_factor` times what is planned."""
         restore_ms = self.restore_ms(level) if callable(self.restore_ms) else self.restore_ms
-        return self.queue_ms + restore_ms
+        return self.queue_ms + restore_factor * restore_ms
 
 
 IDLE = State()
@@ -75,17 +75,9 @@ class Work:
         wanted = max(1, self.min_tokens, round(prompt_ratio * self.prompt_tokens))
         return self.prompt_tokens if prompt_ratio >= 1 else min(self.prompt_tokens, wanted)
 
-    def ttft_ms(self, latency: LatencyModel, level: float, tokens: int) -> float:
-        """From arrival to the first token, but for queue and restore, by the calibration.
-
-        The prompt is encoded; read by the TLM and made ready for shortening, if `is_read`; and
-        prefilled, with fewer `tokens` if it was shortened.
-        """
-        prefill_ms = latency.predict_ttft(level, tokens, self.state.context_tokens)
-        return self.reading_ms(latency) + prefill_ms
-
     def reading_ms(self, latency: LatencyModel) -> float:
-        """What the TLM adds to any level's time to first token."""
+        """What the TLM adds to any level's time to first token, by the calibration: the whole
+        prompt is encoded, read, and made ready for shortening."""
         passes = (latency.encoding, latency.reading, latency.compressing)
         return sum(cost.ms(self.prompt_tokens) for cost in passes) if self.is_read else 0.0
 
@@ -113,14 +105,14 @@ def _strategies(
     limits: Limits,
 ) -> Iterator[Strategy]:
     margins, base, start = latency.margins, latency.base, work.state.context_tokens
-    reading_ms = work.reading_ms(base)
+    reading_ms = work.reading_ms(base) * latency.reading_factor()
     tokens_at = [(ratio, work.tokens_at(ratio)) for ratio in prompt_ratios]
     for level in levels:
         ttft_factor, tpot_factor = latency.ttft_factor(level), latency.tpot_factor(level)
-        wait_ms = work.state.wait_ms(level)
+        wait_ms = work.state.wait_ms(level, latency.restore_factor(level))
         for ratio, tokens in tokens_at:
-            own_ms = reading_ms + base.predict_ttft(level, tokens, start)
-            ttft_ms = own_ms * ttft_factor + wait_ms
+            prefill_ms = base.predict_ttft(level, tokens, start) * ttft_factor
+            ttft_ms = reading_ms + prefill_ms + wait_ms
             tpot_ms = base.predict_tpot(level, work.kv_tokens(tokens)) * tpot_factor
             violation = limits.violation(ttft_ms * (1 + margins.ttft), tpot_ms * (1 + margins.tpot))
             yield Strategy(level, ratio, tokens, ttft_ms, tpot_ms, violation)

@@ -11,6 +11,8 @@ from pliant.slo.tracker import Tracker
 ERROR_WINDOW = 64
 """Requests per level whose errors are reported."""
 
+_NO_LEVEL = 1.0
+
 
 @dataclass(frozen=True)
 class Margins:
@@ -24,8 +26,9 @@ class Margins:
 class ErrorReport:
     """How far predictions were off at one level: quantiles of |measured / predicted - 1|.
 
-    `side` is `ttft` or `tpot`; `count` requests, the last ERROR_WINDOW at most; `bias` is the
-    median of measured / predicted - 1.
+    `side` is `ttft` (what comes after restore and TLM), `tpot`, `restore`, or `reading`, the TLM's
+    part of the TTFT, which is no level's: 1.0 stands there; `count` requests, the last ERROR_WINDOW
+    at most; `bias` is the median of measured / predicted - 1.
     """
 
     side: str
@@ -47,7 +50,8 @@ class OnlineLatency:
     def __init__(self, base: LatencyModel) -> None:
         self.base = base
         self._lock = threading.Lock()
-        self._trackers = {"ttft": Tracker(), "tpot": Tracker()}
+        sides = ("ttft", "tpot", "restore", "reading")
+        self._trackers = {side: Tracker() for side in sides}
         self._errors: defaultdict[tuple[str, float], deque[float]] = defaultdict(
             lambda: deque(maxlen=ERROR_WINDOW)
         )
@@ -69,6 +73,15 @@ class OnlineLatency:
         with self._lock:
             return self._trackers["tpot"].factor(level)
 
+    def restore_factor(self, level: float) -> float:
+        """Time to restore a context over what was planned for it."""
+        with self._lock:
+            return self._trackers["restore"].factor(level)
+
+    def reading_factor(self) -> float:
+        with self._lock:
+            return self._trackers["reading"].factor(_NO_LEVEL)
+
     @property
     def margins(self) -> Margins:
         """Learned from the errors of the last requests; they widen on a restless machine."""
@@ -81,6 +94,13 @@ class OnlineLatency:
 
     def observe_tpot(self, level: float, calibrated_ms: float, measured_ms: float) -> None:
         self._observe("tpot", level, calibrated_ms, measured_ms)
+
+    def observe_restore(self, level: float, planned_ms: float, measured_ms: float) -> None:
+        """A restore that was planned to take `planned_ms` took `measured_ms`."""
+        self._observe("restore", level, planned_ms, measured_ms)
+
+    def observe_reading(self, calibrated_ms: float, measured_ms: float) -> None:
+        self._observe("reading", _NO_LEVEL, calibrated_ms, measured_ms)
 
     def errors(self) -> tuple[ErrorReport, ...]:
         """Of every side and level that was measured."""

@@ -4,7 +4,7 @@ Knows neither files nor the terminal; opening one for a bundle is `opening`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pliant.slo.online import OnlineLatency
 from pliant.slo.reader import Reader
 from pliant.slo.slo import Slo
 from pliant.slo.stopwatch import Stopwatch
+from pliant.slo.survey import Survey
 from pliant.tlm.protect import STRUCTURE, Protect
 
 if TYPE_CHECKING:
@@ -28,11 +29,22 @@ if TYPE_CHECKING:
     from pliant.engine.sampling import SamplingParams
     from pliant.slo.shortening import Shortener
     from pliant.tlm.compress import CompressedPrompt
-    from pliant.tlm.model import Reading
-
-Grid = tuple[Strategy, ...]
 
 _WHOLE = (1.0,)
+
+WHOLE_FROM = 0.5
+"""The level from which on the whole prompt is not weighed against a part of it: what the TLM could
+win by that is less than the time it takes (`benchmarks/orchestrator.py`)."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    prompt: "Prompt"
+    tokens: Sequence[int]
+    work: Work
+    limits: Limits
+    levels: tuple[float, ...]
+    prompt_ratios: tuple[float, ...]
 
 
 class Orchestrator:
@@ -48,12 +60,14 @@ class Orchestrator:
         tlm: Reader | None = None,
         *,
         protect: Protect = STRUCTURE,
+        whole_from: float = WHOLE_FROM,
     ) -> None:
         """Without a `tlm` prompts stay whole. Raises BundleError for one of other levels."""
         self.model = model
         self.latency = latency
         self.tlm = tlm
         self._levels = tuple(level.ratio for level in model.levels)
+        self._whole_from = whole_from
         self._prepare = None if tlm is None else _preparation(model, protect)
         if tlm is not None:
             _check_levels(tlm, self._levels)
@@ -80,47 +94,55 @@ class Orchestrator:
         state: State = IDLE,
         policy: Policy = "best_effort",
         compression: Compression = "auto",
+        level: float | None = None,
     ) -> Decision:
         """The level and the shortened prompt for an answer of up to `max_tokens`.
 
-        Among the strategies that are predicted to meet both sides of the SLO with a margin, the
-        one that the TLM's decision head takes for likeliest; without a TLM, and where there is
-        no time to ask it, the largest level. Raises RequestError and its kin for a prompt that
-        the model cannot take, SloUnreachableError under the policy `strict`.
+        Among the strategies that are predicted to meet both sides of the SLO with a margin: if
+        the whole prompt is, at `whole_from` or a larger level, that; else the one that the TLM's
+        decision head takes for likeliest. Without a TLM, and where there is no time to ask it,
+        the largest level. With a `level`, only strategies of that one. Raises RequestError and
+        its kin for a prompt that the model cannot take, SloUnreachableError under the policy
+        `strict`.
         """
         watch = Stopwatch()
-        _check_compression(compression)
-        tokens = self.model.encode_prompt(prompt)
-        work = self._work(len(tokens), max_tokens, state)
-        limits = self._limits(work, slo)
-        ratios = self._prompt_ratios(prompt, compression, limits)
+        request = self._request(prompt, slo, max_tokens, state, compression, level)
+        limits, tokens = request.limits, request.tokens
+        survey = self._whole(request)
+        if request.prompt_ratios != _WHOLE and not self._is_enough(survey, request):
+            survey = self._shortened(request, survey, watch)
+        if policy == "strict" and not survey.is_feasible:
+            raise unreachable(survey.candidates, slo, limits, self.latency.margins, len(tokens))
+        strategy, why = self._pick(survey, limits)
         with watch.timing("compress"):
-            prepare = None if ratios == _WHOLE else self._prepare
-            shortener = None if prepare is None else prepare(prompt)
-        work, candidates = self._candidates(work, shortener, ratios, limits)
-        if policy == "strict" and not any(s.feasible for s in candidates):
-            raise unreachable(candidates, slo, limits, self.latency.margins, len(tokens))
-        with watch.timing("read"):
-            reading = self._read(shortener, limits) if work.is_read else None
-        strategy, why = self._pick(candidates, reading, limits)
-        with watch.timing("compress"):
-            short = _shorten(shortener, strategy, reading)
-        if short is not None:
-            prompt, tokens = short.prompt, self.model.encode_prompt(short.prompt)
+            short = _shorten(survey, strategy)
         return Decision(
             strategy=strategy,
-            prompt=prompt,
+            prompt=prompt if short is None else short.prompt,
             kept=None if short is None else short.kept,
-            tokens=tokens,
-            candidates=candidates,
-            reading=reading,
+            tokens=tokens if short is None else short.tokens,
+            candidates=survey.candidates,
+            reading=survey.reading,
             limits=limits,
             why=why,
-            work=work,
+            work=survey.work,
             decide_ms=watch.total_ms(),
             read_ms=watch.ms("read"),
             compress_ms=watch.ms("compress"),
         )
+
+    def survey(
+        self, prompt: "Prompt", slo: Slo, *, max_tokens: int, compression: Compression = "auto"
+    ) -> Survey:
+        """All that could be chosen from and what the heads say of it, needed or not.
+
+        Raises as `decide` does.
+        """
+        request = self._request(prompt, slo, max_tokens, IDLE, compression, None)
+        whole = self._whole(request)
+        if request.prompt_ratios == _WHOLE:
+            return whole
+        return self._shortened(request, whole, Stopwatch())
 
     def observe(self, decision: Decision, generation: "Generation") -> None:
         """Learn from what the decision's request took.
@@ -130,11 +152,15 @@ class Orchestrator:
         if generation.finish_reason == "cancelled" and not generation.tokens:
             return
         work, level, base = decision.work, generation.level, self.latency.base
-        num_tokens = len(decision.tokens)
-        expected_ms = work.ttft_ms(base, level, num_tokens)
-        self.latency.observe_ttft(level, expected_ms, decision.decide_ms + generation.ttft_ms)
+        num_tokens, start = len(decision.tokens), work.state.context_tokens
+        ttft_ms = generation.ttft_ms
+        if work.is_read:
+            self.latency.observe_reading(work.reading_ms(base), decision.decide_ms)
+        else:
+            ttft_ms += decision.decide_ms
+        self.latency.observe_ttft(level, base.predict_ttft(level, num_tokens, start), ttft_ms)
         if generation.tpot_ms is not None:
-            kv_tokens = work.state.context_tokens + num_tokens + len(generation.tokens) // 2
+            kv_tokens = start + num_tokens + len(generation.tokens) // 2
             expected_ms = base.predict_tpot(level, kv_tokens)
             self.latency.observe_tpot(level, expected_ms, generation.tpot_ms)
 
@@ -175,9 +201,23 @@ class Orchestrator:
         assert chunks.answer is not None
         return chunks.answer
 
-    def _work(self, num_tokens: int, max_tokens: int, state: State) -> Work:
-        room = self.model.room_after(state.context_tokens + num_tokens)
-        return Work(num_tokens, min(max_tokens, room), state=state)
+    def _request(
+        self,
+        prompt: "Prompt",
+        slo: Slo,
+        max_tokens: int,
+        state: State,
+        compression: Compression,
+        level: float | None,
+    ) -> _Request:
+        _check_compression(compression)
+        levels = self._levels if level is None else (self.model.bundle.level(level).ratio,)
+        tokens = self.model.encode_prompt(prompt)
+        room = self.model.room_after(state.context_tokens + len(tokens))
+        work = Work(len(tokens), min(max_tokens, room), state=state)
+        limits = self._limits(work, slo)
+        ratios = self._prompt_ratios(prompt, compression, limits)
+        return _Request(prompt, tokens, work, limits, levels, ratios)
 
     def _limits(self, work: Work, slo: Slo) -> Limits:
         start = work.state.context_tokens
@@ -197,62 +237,65 @@ class Orchestrator:
             return _WHOLE
         return self.tlm.prompt_ratios
 
-    def _candidates(
-        self,
-        work: Work,
-        shortener: "Shortener | None",
-        ratios: tuple[float, ...],
-        limits: Limits,
-    ) -> tuple[Work, Grid]:
-        """With the TLM's time in them, unless without it, and the whole prompt, there are some
-        that are feasible and with it none."""
-        if shortener is None:
-            return work, make_grid(self.latency, work, self._levels, _WHOLE, limits)
-        read = replace(work, is_read=True, min_tokens=shortener.min_tokens)
-        grid = make_grid(self.latency, read, self._levels, ratios, limits)
-        if 1.0 not in ratios or any(s.feasible for s in grid):
-            return read, grid
-        whole = make_grid(self.latency, work, self._levels, _WHOLE, limits)
-        if not any(s.feasible for s in whole):
-            return read, grid
-        both = (*(s for s in grid if s.prompt_ratio < 1), *whole)
-        return work, tuple(sorted(both, key=lambda s: (s.level, s.prompt_ratio)))
+    def _whole(self, request: _Request) -> Survey:
+        """The whole prompt at each level, without the TLM and its time."""
+        work = request.work
+        grid = make_grid(self.latency, work, request.levels, _WHOLE, request.limits)
+        return Survey(work, grid)
 
-    def _read(self, shortener: "Shortener | None", limits: Limits) -> "Reading | None":
-        if self.tlm is None or shortener is None:
-            return None
-        return self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+    def _is_enough(self, whole: Survey, request: _Request) -> bool:
+        return 1.0 in request.prompt_ratios and any(
+            s.feasible and s.level >= self._whole_from for s in whole.candidates
+        )
 
-    def _pick(
-        self, candidates: Grid, reading: "Reading | None", limits: Limits
-    ) -> tuple[Strategy, str]:
+    def _shortened(self, request: _Request, whole: Survey, watch: Stopwatch) -> Survey:
+        """With the TLM's time in all candidates, unless then none is feasible, but some of
+        `whole`'s are."""
+        assert self._prepare is not None and self.tlm is not None
+        limits = request.limits
+        with watch.timing("compress"):
+            shortener = self._prepare(request.prompt, request.tokens)
+        work = replace(request.work, is_read=True, min_tokens=shortener.min_tokens)
+        ratios = request.prompt_ratios
+        grid = make_grid(self.latency, work, request.levels, ratios, limits)
+        if 1.0 in ratios and not any(s.feasible for s in grid) and whole.is_feasible:
+            both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
+            ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
+            return replace(whole, candidates=tuple(ordered))
+        with watch.timing("read"):
+            reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+        return Survey(work, grid, reading, shortener)
+
+    def _pick(self, survey: Survey, limits: Limits) -> tuple[Strategy, str]:
+        candidates = survey.candidates
         feasible = tuple(s for s in candidates if s.feasible)
         pool = feasible or closest(candidates)
         what = f"{len(pool)} {'feasible' if feasible else 'closest'} of {len(candidates)}"
         if not feasible:
             what += "; nothing is predicted to meet the SLO"
-        if reading is not None and self.tlm is not None:
-            strategy, share = choose_by_reading(pool, self.tlm, reading)
+        if survey.reading is not None and self.tlm is not None:
+            strategy, share = choose_by_reading(pool, self.tlm, survey.reading)
             return strategy, f"the decision head's likeliest ({share:.0%}) of the {what}"
+        strategy = choose_by_rule(pool)
         if limits.are_none:
-            return choose_by_rule(pool), "no limit: the largest level and the whole prompt"
-        return choose_by_rule(pool), f"the largest level of the {what}"
+            return strategy, f"no limit: level {strategy.level:g} and the whole prompt"
+        return strategy, f"the whole prompt at the largest level of the {what}"
 
 
-def _preparation(model: "ElasticModel", protect: Protect) -> "Callable[[Prompt], Shortener]":
+def _preparation(
+    model: "ElasticModel", protect: Protect
+) -> "Callable[[Prompt, Sequence[int]], Shortener]":
     """Loaded before the first request, which would wait for it."""
     from pliant.slo.shortening import Shortener
 
     return partial(Shortener, model, protect=protect)
 
 
-def _shorten(
-    shortener: "Shortener | None", strategy: Strategy, reading: "Reading | None"
-) -> "CompressedPrompt | None":
+def _shorten(survey: Survey, strategy: Strategy) -> "CompressedPrompt | None":
     """The prompt at the strategy's ratio; None if it stays whole."""
-    if shortener is None or reading is None or strategy.prompt_ratio >= 1:
+    if survey.shortener is None or survey.reading is None or strategy.prompt_ratio >= 1:
         return None
-    return shortener.shorten(strategy.prompt_ratio, reading)
+    return survey.shortener.shorten(strategy.prompt_ratio, survey.reading)
 
 
 def _is_text(prompt: "Prompt") -> bool:

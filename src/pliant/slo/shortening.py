@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 class Shortener:
     """Shortens one prompt for one model, leaving alone what is protected."""
 
-    def __init__(self, model: "ElasticModel", prompt: "Prompt", protect: Protect) -> None:
-        """`prompt` is a text or messages."""
+    def __init__(
+        self,
+        model: "ElasticModel",
+        prompt: "Prompt",
+        tokens: Sequence[int],
+        protect: Protect,
+    ) -> None:
+        """`prompt` is a text or messages, `tokens` what it is computed as."""
         self._model = model
-        self._prepared = prepare_prompt(_text(prompt), model=model, protect=protect)
+        self._prepared = prepare_prompt(_text(prompt), model=model, protect=protect, tokens=tokens)
         self.text = prompt_text(_text(prompt))
         self.min_tokens = self._prepared.floor()
 

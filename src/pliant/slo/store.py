@@ -6,9 +6,7 @@ A file that cannot be read, or that belongs to anything else, is measured again 
 import hashlib
 import json
 import logging
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ import psutil
 
 from pliant.bundle.manifest import TLM_FILE
 from pliant.errors import CorruptFileError
+from pliant.files import replacing
 from pliant.paths import cache_folder
 from pliant.slo.calibration import CALIBRATION_BUDGET_S, calibrate
 from pliant.slo.latency import FORMAT_VERSION, LatencyModel
@@ -147,15 +146,9 @@ def write(path: Path, identity: dict[str, Any], latency: LatencyModel) -> None:
     """Replace `path` in one step, so that no reader sees half a file. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"identity": identity, "latency": latency.to_json()}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".latency-")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(document, file, indent=1)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as draft:
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def compress(
         raise RequestError("compress takes one text; compress_prompt takes messages")
     with _vocabulary(model) as (bundle, tokenizer):
         prepared = PreparedPrompt(
-            text, tokenizer, lambda each: len(tokenizer.encode(str(each))), protect
+            text, tokenizer, lambda each: tokenizer.encode(str(each)), protect
         )
         done = prepared.at(ratio, scorer, bundle)
     assert isinstance(done.prompt, str)
@@ -89,16 +89,19 @@ def compress_prompt(
 
 
 def prepare_prompt(
-    prompt: str | Sequence[Message], *, model: ElasticModel, protect: Protect = EVERYTHING
+    prompt: str | Sequence[Message],
+    *,
+    model: ElasticModel,
+    protect: Protect = EVERYTHING,
+    tokens: Sequence[int] | None = None,
 ) -> PreparedPrompt:
-    """What `compress_prompt` does before it knows the ratio. Raises as it does."""
+    """What `compress_prompt` does before it knows the ratio; `tokens` is what the model computes
+    the prompt as, where that is known. Raises as `compress_prompt` does."""
 
-    def count(each: str | Sequence[Message]) -> int:
-        return len(
-            model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each)
-        )
+    def encode(each: str | Sequence[Message]) -> Sequence[int]:
+        return model.tokenizer.encode(each) if isinstance(each, str) else model.encode_prompt(each)
 
-    return PreparedPrompt(prompt, model.tokenizer, count, protect)
+    return PreparedPrompt(prompt, model.tokenizer, encode, protect, tokens)
 
 
 @contextmanager

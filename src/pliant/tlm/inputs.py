@@ -1,7 +1,4 @@
-"""What a pass reads: tokens of its windows, masks that hide padding, and the SLO tokens.
-
-These lie in a buffer of their own, because ggml's graph allocator reuses the memory of inputs.
-"""
+"""What a pass reads: tokens of its windows, masks that hide padding, and the SLO tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer
+from pliant.ggml.placed import PlacedTensors
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import GgmlType
 from pliant.tlm.config import FRAME, TlmConfig
@@ -38,14 +34,13 @@ class TlmInputs:
 
     def __init__(self, config: TlmConfig, max_tokens: int) -> None:
         self._frame = config.cls_token, config.sep_token
-        self._context = Context(max_tensors=5)
-        self._buffers: list[Buffer] = []
+        self._placed = PlacedTensors(max_tensors=5)
         keys = config.window + SLO
-        self.tokens = self._new(GgmlType.I32, max_tokens)
-        self.slo = self._new(GgmlType.I32, SLO)
-        self.mask = self._new(GgmlType.F16, max_tokens * config.window)
-        self.decision_mask = self._new(GgmlType.F16, MAX_DECIDING * keys * keys)
-        self.summary_mask = self._new(GgmlType.F16, MAX_DECIDING * keys * SUMMARY)
+        self.tokens = self._placed.new(GgmlType.I32, max_tokens)
+        self.slo = self._placed.new(GgmlType.I32, SLO)
+        self.mask = self._placed.new(GgmlType.F16, max_tokens * config.window)
+        self.decision_mask = self._placed.new(GgmlType.F16, MAX_DECIDING * keys * keys)
+        self.summary_mask = self._placed.new(GgmlType.F16, MAX_DECIDING * keys * SUMMARY)
 
     def write(
         self, shape: PassShape, windows: Sequence[Sequence[int]], slo: tuple[int, int]
@@ -67,16 +62,7 @@ class TlmInputs:
             _fill_mask(self.summary_mask, hidden, SUMMARY)
 
     def close(self) -> None:
-        self._context.close()
-        for buffer in self._buffers:
-            buffer.close()
-
-    def _new(self, type_: GgmlType, length: int) -> Tensor:
-        tensor = self._context.new_tensor(type_, length)
-        buffer = Buffer.zeroed(tensor.nbytes + ALIGNMENT)
-        buffer.place(tensor, 0)
-        self._buffers.append(buffer)
-        return tensor
+        self._placed.close()
 
 
 def _head(tensor: Tensor, shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -158,7 +158,7 @@ def _token_scores(tokens: TextTokens, logits: Floats) -> list[TokenScore]:
     """Tokens that begin inside a character have no characters of their own and are left out."""
     keep = (0.5 + 0.5 * np.tanh(0.5 * logits)).tolist()
     spans = zip(tokens.starts, tokens.ends, keep, strict=True)
-    return [TokenScore(start, end, share) for start, end, share in spans if end > start]
+    return [TokenScore._make(span) for span in spans if span[1] > span[0]]
 
 
 def _softmax(logits: Floats) -> tuple[float, ...]:

@@ -28,15 +28,19 @@ _Kept = tuple[tuple[CharRange, ...], ...]  # one for each segment
 class CompressedPrompt:
     """As `Compressed`: `prompt` is of the kind given, `kept` ranges of its `prompt_text`.
 
-    Tokens are those of the whole prompt as it is computed, chat markup included.
+    `tokens` are those of the whole prompt as it is computed, chat markup included.
     """
 
     prompt: str | tuple[Message, ...]
     kept: tuple[CharRange, ...]
     ratio: float
     asked: float
-    num_tokens: int
+    tokens: Sequence[int]
     num_original_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
 
 class PreparedPrompt:
@@ -46,13 +50,15 @@ class PreparedPrompt:
         self,
         prompt: Prompt,
         tokenizer: Tokenizer,
-        count: Callable[[Prompt], int],
+        encode: Callable[[Prompt], Sequence[int]],
         protect: Protect,
+        tokens: Sequence[int] | None = None,
     ) -> None:
-        """`count` tells how many tokens a prompt of this kind is computed as."""
+        """`encode` tells what a prompt of this kind is computed as; `tokens` of `prompt` itself,
+        where they are known."""
         self._prompt = prompt
         self._tokenizer = tokenizer
-        self._count = count
+        self._encode = encode
         self._original = prompt_text(prompt)
         self._text = readable(self._original)
         self._segments = segments_of(prompt)
@@ -61,11 +67,13 @@ class PreparedPrompt:
             for segment in self._segments
         ]
         self._flat_units = [unit for units in self._units for unit in units]
-        self._length = cache(lambda text: len(tokenizer.encode(text, add_bos=False)))
+        self._tokens = self._measure(self._whole) if tokens is None else tokens
 
     def floor(self) -> int:
-        """Tokens that are left of it when all is dropped that may be."""
-        return self._measure(self._kept(()))
+        """About how many tokens are left of it when all is dropped that may be: where words meet
+        that were apart, tokens can join."""
+        pairs = zip(self._flat_units, self._costs, strict=True)
+        return len(self._tokens) - sum(cost for unit, cost in pairs if not unit.is_protected)
 
     def at(self, ratio: float, scorer: Scorer | None, bundle: Bundle) -> CompressedPrompt:
         """What is left, or all of it where nothing may go or nothing would be won.
@@ -76,49 +84,31 @@ class PreparedPrompt:
             raise RequestError(f"a prompt ratio is above 0 and at most 1, not {ratio!r}")
         units = self._flat_units
         if ratio == 1 or all(unit.is_protected for unit in units):
-            return self._result(self._whole, ratio, self._total)
+            return self._result(self._whole, ratio, self._tokens)
         with _scoring(scorer, bundle) as scoring:
             [tokens] = scoring.scores([self._text])
         order = ranked(self._text, units, word_scores(units, tokens))
-        kept, num_tokens = self._longest(order, math.floor(ratio * self._total + 1e-9))
-        if num_tokens > self._total:
-            return self._result(self._whole, ratio, self._total)
-        return self._result(kept, ratio, num_tokens)
+        kept, left = self._longest(order, math.floor(ratio * len(self._tokens) + 1e-9))
+        if len(left) > len(self._tokens):
+            return self._result(self._whole, ratio, self._tokens)
+        return self._result(kept, ratio, left)
 
-    def _longest(self, order: Sequence[int], budget: int) -> tuple[_Kept, int]:
+    def _longest(self, order: Sequence[int], budget: int) -> tuple[_Kept, Sequence[int]]:
         """With as many words of `order` as fit, or one where nothing is protected; its tokens."""
-        costs = self._costs
         least = 0 if len(order) < len(self._flat_units) else 1
-        kept = cache(lambda num_words: self._kept(order[:num_words]))
 
-        def fitting(measure: Callable[[_Kept], int]) -> int:
-            return longest_fitting(
-                [costs[index] for index in order],
-                least,
-                budget,
-                self._total,
-                lambda num_words: measure(kept(num_words)),
-            )
+        @cache
+        def tried(num_words: int) -> tuple[_Kept, Sequence[int]]:
+            kept = self._kept(order[:num_words])
+            return kept, self._measure(kept)
 
-        found = kept(fitting(self._estimate))
-        num_tokens = self._measure(found)
-        if num_tokens > budget:
-            found = kept(fitting(self._measure))
-            num_tokens = self._measure(found)
-        return found, num_tokens
+        costs = [self._costs[index] for index in order]
+        total = len(self._tokens)
+        return tried(longest_fitting(costs, least, budget, total, lambda n: len(tried(n)[1])))
 
     @cached_property
     def _whole(self) -> _Kept:
         return tuple(((s.start, s.end),) if s.start < s.end else () for s in self._segments)
-
-    @cached_property
-    def _total(self) -> int:
-        return self._count(with_texts(self._prompt, self._texts(self._text, self._whole)))
-
-    @cached_property
-    def _overhead(self) -> int:
-        """Tokens that are none of the texts': bos, and what the chat template adds."""
-        return self._total - sum(map(self._length, self._texts(self._text, self._whole)))
 
     @cached_property
     def _costs(self) -> list[int]:
@@ -143,23 +133,17 @@ class PreparedPrompt:
     def _texts(self, source: str, kept: _Kept) -> list[str]:
         return ["".join(source[start:end] for start, end in ranges) for ranges in kept]
 
-    def _estimate(self, kept: _Kept) -> int:
-        """Tokens as if the template's own never joined the texts': exact for a bare text."""
-        return self._overhead + sum(map(self._length, self._texts(self._text, kept)))
+    def _measure(self, kept: _Kept) -> Sequence[int]:
+        return self._encode(with_texts(self._prompt, self._texts(self._text, kept)))
 
-    def _measure(self, kept: _Kept) -> int:
-        if isinstance(self._prompt, str):
-            return self._estimate(kept)
-        return self._count(with_texts(self._prompt, self._texts(self._text, kept)))
-
-    def _result(self, kept: _Kept, asked: float, num_tokens: int) -> CompressedPrompt:
+    def _result(self, kept: _Kept, asked: float, tokens: Sequence[int]) -> CompressedPrompt:
         return CompressedPrompt(
             prompt=with_texts(self._prompt, self._texts(self._original, kept)),
             kept=tuple(each for ranges in kept for each in ranges),
-            ratio=num_tokens / self._total if self._total else 1.0,
+            ratio=len(tokens) / len(self._tokens) if self._tokens else 1.0,
             asked=asked,
-            num_tokens=num_tokens,
-            num_original_tokens=self._total,
+            tokens=tokens,
+            num_original_tokens=len(self._tokens),
         )
 
 

@@ -1,12 +1,10 @@
 """How much each stretch of a text is worth keeping, and what can say so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class TokenScore:
+class TokenScore(NamedTuple):
     """One token of a scorer: the characters `start` to `end` of the text, and their worth.
 
     `keep` is a probability (0..1, 1 = keep) where a trained score head gives it. Compression

@@ -83,7 +83,8 @@ def kept_ranges(
 def longest_fitting(
     costs: Sequence[int], least: int, budget: int, total: int, measure: Callable[[int], int]
 ) -> int:
-    """How many of the ranked words fit into `budget` tokens; one more would not.
+    """How many of the ranked words fit into `budget` tokens; the next one would not, as far as
+    its cost says.
 
     `costs` are estimates of what each word takes, `total` is what all text takes, and
     `measure(n)` what is left takes with the first n words. At least `least`, fitting or not.
@@ -102,6 +103,8 @@ def longest_fitting(
             high = guess
         else:
             low = guess
+            if costs[guess] > -excess:
+                return low
         wanted = bisect_right(sums, sums[guess] - excess) - 1
         is_upwards = excess <= 0
         guess = max(wanted, guess + 1) if is_upwards else min(wanted, guess - 1)

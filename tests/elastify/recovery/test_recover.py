@@ -164,16 +164,6 @@ def test_an_update_is_a_step_of_adamw_on_the_loss() -> None:
         )
 
 
-def test_the_rate_rises_and_falls_to_zero() -> None:
-    options = RecoveryOptions(steps=100, learning_rate=1.0)
-    rates = [learning_rate(options, step) for step in range(101)]
-    assert max(rates) == 1.0
-    assert rates[0] == pytest.approx(0.2)
-    assert rates[100] == 0.0
-    assert sorted(rates[5:], reverse=True) == rates[5:]
-    assert learning_rate(RecoveryOptions(steps=1, learning_rate=1.0), 0) == 1.0
-
-
 def test_gap_closed() -> None:
     result = RecoveredLevel(0.5, {}, bare_loss=3.0, recovered_loss=2.25, training_losses=())
     assert result.gap_closed(2.0) == pytest.approx(0.75)

@@ -20,8 +20,9 @@ class RecoveryOptions:
     `rank` of the factors, which are scaled by `alpha / rank` (LoRA, arXiv 2106.09685, section
     4.1). `loss`: "distill" follows the full model's distribution over the next token, "lm" the
     tokens of the data. Examples keep their last `max_tokens` tokens; a token of a prompt counts
-    `prompt_weight`, one of an answer 1. With `dtype` "bf16", products are computed in bfloat16;
-    factors stay float32. Raises ElastifyError for a value out of its range.
+    `prompt_weight`, one of an answer 1. `fitted`: training begins at factors in closed form
+    (`fitting`), where they are better than none. With `dtype` "bf16", products are computed in
+    bfloat16; factors stay float32. Raises ElastifyError for a value out of its range.
     """
 
     rank: int = 8
@@ -32,6 +33,7 @@ class RecoveryOptions:
     max_tokens: int = 512
     learning_rate: float = 2e-3
     prompt_weight: float = 0.1
+    fitted: bool = True
     dtype: Dtype = "f32"
     seed: int = 0
 

@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pliant.bundle.plan import Level
+from pliant.elastify.examples import Example
 from pliant.elastify.recovery.adapted import Factors, factors_of
-from pliant.elastify.recovery.batches import batch_schedule, batches_of, collate
-from pliant.elastify.recovery.checkpoint import training_fingerprint, weights_sha256
+from pliant.elastify.recovery.batches import Batch, batch_schedule, batches_of, collate
 from pliant.elastify.recovery.data import RecoveryData
+from pliant.elastify.recovery.fingerprint import training_fingerprint, weights_sha256
+from pliant.elastify.recovery.fitting import FIT_TOKENS, Sample, full_outputs
 from pliant.elastify.recovery.losses import mean_lm_loss, scored_logits
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.trainee import Trainee
 from pliant.elastify.submodel import slice_model
 from pliant.progress import Track, untracked
+from pliant.training.adamw import CHECKPOINT_SECONDS
 
-CHECKPOINT_SECONDS = 60.0
+_CHECKED_BATCHES = 2  # that fitted factors are tried on
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +78,52 @@ def recover_levels(
         fingerprint = training_fingerprint(weights, level.plan, options, data.sha256)
         checkpoint = checkpoints and checkpoints / f"level-{level.ratio:g}.safetensors"
         trainees.append(Trainee(model, level, options, checkpoint, fingerprint))
+    if options.fitted:
+        _fit(model, [t for t in trainees if t.step == 0], data, options, track)
     _train(model, trainees, data, options, track)
     measured = track(trainees, "held-out loss", len(trainees))
     return tuple(_recovered(model, trainee, data, options) for trainee in measured)
+
+
+def _fit(
+    model: Any,
+    trainees: Sequence[Trainee],
+    data: RecoveryData,
+    options: RecoveryOptions,
+    track: Track,
+) -> None:
+    if not trainees:
+        return
+    examples, others = _drawn(data.training, FIT_TOKENS, options.seed)
+    checked, _ = _drawn(others, _CHECKED_BATCHES * options.batch_tokens, options.seed)
+    if not checked:
+        return
+    checks = [
+        (batch, _teacher_logits(model, batch, options))
+        for batch in batches_of(checked, options.batch_tokens)
+    ]
+    sample = Sample(examples)
+    full = full_outputs(model, sample, options.dtype)
+    for trainee in track(trainees, "fitting", len(trainees)):
+        trainee.fit(full, sample, checks)
+
+
+def _drawn(
+    examples: Sequence[Example], num_tokens: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Random ones of about `num_tokens` tokens, and the rest."""
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    ends = np.cumsum([len(examples[index].tokens) for index in order])
+    count = int(np.searchsorted(ends, num_tokens, side="right"))
+    drawn = [examples[index] for index in order]
+    return drawn[:count], drawn[count:]
+
+
+def _teacher_logits(model: Any, batch: Batch, options: RecoveryOptions) -> torch.Tensor | None:
+    if options.loss != "distill":
+        return None
+    with torch.no_grad():
+        return scored_logits(model, batch, options.dtype)
 
 
 def _train(
@@ -92,10 +139,7 @@ def _train(
     saved = time.monotonic()
     for step in track(range(first, options.steps), "recovery", options.steps - first):
         batch = collate([data.training[index] for index in schedule[step]])
-        teacher_logits = None
-        if options.loss == "distill":
-            with torch.no_grad():
-                teacher_logits = scored_logits(model, batch, options.dtype)
+        teacher_logits = _teacher_logits(model, batch, options)
         for trainee in trainees:
             if trainee.step == step:
                 trainee.update(batch, teacher_logits)

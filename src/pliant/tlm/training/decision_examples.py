@@ -23,6 +23,10 @@ from pliant.tlm.training.options import TrainOptions
 from pliant.tlm.windows import cut, deciding
 
 _TOLERANCE = 1e-6
+
+_PRIOR = 0.5
+"""What all texts together count for in a soft target: one text's outcome says little of the next,
+and a head that has seen a few hundred learns from the mean what it cannot learn from each."""
 SLO_PAIRS = tuple(product(TTFT_BUCKETS, TPOT_BUCKETS))
 
 Floats = NDArray[np.float64]
@@ -97,7 +101,8 @@ def _target(
     hard[label(np.array(row.right, dtype=bool), safety, cost, table)] = 1.0
     if options.soft_weight == 0:
         return hard
-    sharpened = np.exp(np.array(row.probability) / options.soft_temperature) * table
+    worth = _PRIOR * safety + (1 - _PRIOR) * np.array(row.probability)
+    sharpened = np.exp((worth - worth[table].max()) / options.soft_temperature) * table
     soft: Floats = sharpened / sharpened.sum()
     return (1 - options.soft_weight) * hard + options.soft_weight * soft
 

@@ -16,9 +16,10 @@ class TrainOptions:
     Batches are windows for the score head and texts for the decision head. `train_trunk` trains
     the shared half too: for encoders that were not pre-trained, with the score head, before the
     decision head learns on the frozen trunk. A step of the decision head draws `slo_pairs` SLOs
-    per text. `soft_weight` mixes its targets, from 0 (the label) to 1 (the LLM's probabilities of
-    being right, p as exp(p / `soft_temperature`)). `dropout` hides that share of the trunk's output
-    from the branches. Raises TrainingError for a value out of its range.
+    per text. `soft_weight` mixes its targets, from 0 (the label) to 1: of what an SLO allows, each
+    strategy by exp(p / `soft_temperature`), where p is between the LLM's probability of being right
+    with this text and how often it is right with all. `dropout` hides that share of the trunk's
+    output from the branches. Raises TrainingError for a value out of its range.
     """
 
     epochs: int = 3
@@ -28,7 +29,7 @@ class TrainOptions:
     train_trunk: bool = False
     slo_pairs: int = 8
     soft_weight: float = 0.0
-    soft_temperature: float = 0.1
+    soft_temperature: float = 0.03
     dropout: float = 0.1
     seed: int = 0
 

@@ -13,13 +13,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pliant.errors import TrainingError
 from pliant.tlm.labels.rows import DecisionRow, ScoreRow
-from pliant.tlm.training.checkpoint import fingerprint
 from pliant.tlm.training.decision_examples import (
     SLO_PAIRS,
     DecisionExample,
     decision_examples,
     slo_rows,
 )
+from pliant.tlm.training.fingerprint import fingerprint
 from pliant.tlm.training.loop import Report, TrainLoop
 from pliant.tlm.training.network import TinyNetwork
 from pliant.tlm.training.options import TrainOptions
