@@ -22,6 +22,7 @@ from pliant.contexts.options import ContextOptions
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.errors import MemoryBudgetError
+from support.evictions import forget_memory
 from support.storage import FAST
 
 # Of both models.
@@ -92,8 +93,10 @@ def test_two_thousand_switches_of_a_real_model(
     ):
         vocab_size = model.engine.architecture.vocab_size
         warm_up = Trace(contexts, 20, vocab_size)
-        for _ in range(300):
+        for step in range(300):
             warm_up.step()
+            if step % 5 == 0:
+                forget_memory(contexts)
         warm_up.delete_all()
         assert contexts.stat().memory.used == 0
         base = resident_bytes()

@@ -12,8 +12,13 @@ def held_bytes(nbytes: int) -> int:
     return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
+def new_pages(nbytes: int) -> memoryview:
+    """Zeroed memory for so many bytes, 1 or more."""
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 def in_own_pages(data: bytes | memoryview) -> memoryview:
     """A read-only copy of `data`, not empty, that takes `held_bytes` until its last reference."""
-    pages = mmap.mmap(-1, len(data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = new_pages(len(data))
     pages[:] = data
-    return memoryview(pages).toreadonly()
+    return pages.toreadonly()

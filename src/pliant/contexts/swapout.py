@@ -33,7 +33,7 @@ from pliant.ggml.memory import trim_heap
 logger = logging.getLogger(__name__)
 
 _REST_BITS = 8
-_TRIM_JOBS = 8
+_TRIM_JOBS = 4
 
 
 @dataclass(frozen=True)

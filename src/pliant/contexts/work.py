@@ -66,8 +66,8 @@ class Work:
         report = RestoreReport()
         if missing:
             report = shared.restorer.restore(slot, tokens, missing, level)
-        if missing or recomputed:
-            shared.count(replace(report, recomputed=report.recomputed + recomputed))
+        counted = replace(report, recomputed=report.recomputed + recomputed)
+        shared.count(counted, restores=bool(missing))
         self._computed = slot.computed(level.ratio, len(tokens) - 1)
         self._levels = self._new_levels(level.ratio)
         return report, self._computed
