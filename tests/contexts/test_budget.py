@@ -2,7 +2,8 @@
 
 The process may have, besides what the model takes, the budget and 5 % of it. The model's part is
 what is resident after a warm-up of the same calls, with all contexts deleted and what the heap has
-left given back: weights, graphs, buffers, Python, and SQLite's caches.
+left given back: weights, graphs, buffers, Python, and SQLite's caches. While a thread saves what
+was answered, its working memory comes on top; that does not grow with the budget.
 """
 
 import ctypes
@@ -30,6 +31,7 @@ LEVELS = (0.3, 0.5, 1.0)
 GROWTH = (28, 60)
 ANSWER = 4
 MOST_TOKENS = 900
+SAVING_BYTES = 4 << 20
 
 
 class Trace:
@@ -101,16 +103,20 @@ def test_two_thousand_switches_of_a_real_model(
         assert contexts.stat().memory.used == 0
         base = resident_bytes()
         trace = Trace(contexts, 100, vocab_size)
-        worst = 0
-        for _ in range(2000):
+        at_rest, saving = 0, 0
+        for step in range(2000):
             trace.step()
             contexts._shared.memory.check()
-            worst = max(worst, psutil.Process().memory_info().rss - base)
+            saving = max(saving, psutil.Process().memory_info().rss - base)
+            if step % 10 == 0:
+                contexts.flush()
+                at_rest = max(at_rest, psutil.Process().memory_info().rss - base)
         contexts.flush()
         use = contexts.stat().memory
     assert 0.9 * budget < use.peak <= budget
     assert use.evicted_slots > 1000 and use.evicted_chunks > 1000
-    assert worst <= 1.05 * budget, f"{worst / budget:.3f} of the budget"
+    assert at_rest <= 1.05 * budget, f"{at_rest / budget:.3f} of the budget"
+    assert saving <= 1.05 * budget + SAVING_BYTES, f"{saving / budget:.3f} of the budget"
 
 
 def resident_bytes() -> int:
