@@ -69,7 +69,7 @@ class Store:
         self._counters = Counters()
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
         self._attempt("the quota was not kept", lambda: self._free(self._excess(0), None))
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
@@ -157,9 +157,12 @@ class Store:
         """Count a use of the context's KV: it is evicted later."""
         self._attempt("a use was not noted", lambda: self._shelf.touch(context_id))
 
-    def drop_context(self, context_id: ContextId) -> None:
-        """Delete a context's KV; chunks that others refer to move to one of their packs."""
-        self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id))
+    def drop_context(self, context_id: ContextId) -> list[ChunkKey]:
+        """Delete a context's KV; chunks that others refer to move to one of their packs.
+
+        Returns the keys of what is nowhere now.
+        """
+        return self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id)) or []
 
     def retain(self, context_ids: Collection[ContextId]) -> None:
         """Drop every context that is not one of these: what a crash left of deleted ones."""
@@ -168,8 +171,14 @@ class Store:
             self.drop_context(context_id)
 
     def make_room(self, nbytes: int) -> bool:
-        """Free so much of the disk by dropping KV, oldest first; whether so much was there."""
-        return bool(self._attempt("no room was made", lambda: self._free(nbytes, None)))
+        """Free so much of the disk by dropping KV, oldest first; whether any was freed."""
+
+        def work() -> bool:
+            before = self._shelf.pack_bytes
+            self._free(nbytes, None)
+            return self._shelf.pack_bytes < before
+
+        return bool(self._attempt("no room was made", work))
 
     def sync(self, context_id: ContextId) -> bool:
         """Make what was put for a context survive a power failure; whether that worked."""
@@ -241,7 +250,7 @@ class Store:
         self._shelf.close()
         with suppress(OSError):
             remove_index(self._folder)
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
 
     def _warn(self, what: str, error: Exception) -> None:
         """The same warning is given once."""

@@ -12,7 +12,7 @@ from pliant.engine.options import KvType
 from pliant.engine.views import Views
 from pliant.errors import UnsupportedModelError
 from pliant.ggml.context import Context
-from pliant.ggml.memory import ALIGNMENT, Buffer, release_shared_pages
+from pliant.ggml.memory import ALIGNMENT, Buffer, release_pages
 from pliant.ggml.tensor import Tensor
 from pliant.ggml.types import TYPE_SIZES, GgmlType, row_size
 
@@ -76,7 +76,7 @@ class KvCache:
         first = self.first_row(slot)
         for plane in self.rows:
             rows = plane[first + start : first + self.context_length]
-            release_shared_pages(rows.ctypes.data, rows.nbytes)
+            release_pages(rows.ctypes.data, rows.nbytes)
 
     def close(self) -> None:
         self._views.close()

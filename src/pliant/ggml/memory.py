@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -52,7 +53,7 @@ class Buffer(Owner):
         Raises GgmlError if the system does not give so many.
         """
         try:
-            memory = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+            memory = _map_pages(max(size, mmap.PAGESIZE))
         except (OSError, OverflowError) as error:
             raise GgmlError(f"the system does not give {size} bytes of memory: {error}") from error
         return cls.over(np.frombuffer(memory, dtype=np.uint8))
@@ -131,19 +132,22 @@ def release_pages(base: int, size: int) -> None:
 
     Does nothing where the system has no such call.
     """
-    _release(base, size, getattr(mmap, "MADV_DONTNEED", None))
-
-
-def release_shared_pages(base: int, size: int) -> None:
-    """As `release_pages`, for memory of `Buffer.zeroed`, which Python maps as shared."""
-    _release(base, size, getattr(mmap, "MADV_REMOVE", None))
-
-
-def _release(base: int, size: int, advice: int | None) -> None:
+    advice = getattr(mmap, "MADV_DONTNEED", None)
     start = -(-base // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (base + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if advice is not None and end > start:
         _madvise(start, end - start, advice)
+
+
+def _map_pages(size: int) -> mmap.mmap:
+    """Pages of 4 KiB that reading does not take memory for: attention reads past a slot's end."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # A kernel without huge pages.
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
 
 
 def advise_huge_pages(base: int, size: int) -> None:
@@ -155,6 +159,16 @@ def advise_huge_pages(base: int, size: int) -> None:
     length = base + size - start
     if length > 0:
         _madvise(start, length, advice)
+
+
+def trim_heap() -> None:
+    """Give back what is free in the heap, which keeps most of it otherwise; some milliseconds.
+
+    Does nothing where the C library is not glibc.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _madvise(start: int, length: int, advice: int) -> None:
