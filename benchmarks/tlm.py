@@ -34,9 +34,6 @@ ENCODERS: dict[str, dict[str, int]] = {
     "MiniLM, all layers": {},
     "MiniLM, 1 + 1 + 1 layers": {"trunk_layers": 1, "score_layers": 1},
 }
-    "MiniLM, all layers": {},
-    "MiniLM, 1 + 1 + 1 layers": {"trunk_layers": 1, "score_layers": 1},
-}
 SENTENCE = "The meeting with Anna is moved to 10:30; please tell everybody who wants to come. "
 
 
