@@ -17,20 +17,25 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pliant
 from _report import Report, parser
 from pliant.contexts.chunks import StoredChunk
+from pliant.contexts.contexts import Contexts
 from pliant.contexts.identity import CHUNK_TOKENS
 from pliant.contexts.journal import Journal
 from pliant.contexts.measure_storage import measure_storage
+from pliant.contexts.options import ContextOptions
 from pliant.contexts.pieces import Piece
 from pliant.contexts.storage import EmulatedDisk, parse_storage
 from pliant.contexts.store import KV_FOLDER, Store
+from pliant.engine.options import EngineOptions
 
 SECTIONS = 16 * 2 * 8
 BITS = 4
 CHUNK_BYTES = SECTIONS * CHUNK_TOKENS * 64 * BITS // 8
 SMALL_BYTES = 4096  # of the chunks that only count
 CALL_TOKENS = 200
+MEMORY_TOKENS = 450
 MOST_START_S = 1.0
 MOST_GROWTH = 1.5
 DEVICES = {"UFS 3.1": "1.5GB/s,100us", "eMMC": "200MB/s,200us", "SD card": "40MB/s,1ms"}
@@ -125,9 +130,45 @@ class Bench:
             rebuild_ms = 1000 * (time.perf_counter() - start)
             self.report.row(case=f"index of {count} contexts from their packs", ms=rebuild_ms)
             self.report.row(case=f"history and chunk of one of {count}", ms=read_ms[count])
-        self.report.at_most(f"seconds to start with {many} contexts", MOST_START_S, start_s)
+        self.report.at_most(
+            f"seconds to open journal and store of {many} contexts", MOST_START_S, start_s
+        )
         name = f"time to find a context among {many} against {few}"
         self.report.at_most(name, MOST_GROWTH, read_ms[many] / read_ms[few])
+
+    def switching(self, few: int, many: int) -> None:
+        """Opening `Contexts` with a model, calls that restore from the disk, and a list of all."""
+        ms = {}
+        with pliant.load("pocket", EngineOptions(threads=2)) as model:
+            for count in (few, many):
+                root = self.folder / f"{count} of pocket"
+                fill(root, count, model.bundle.sha256)
+                options = ContextOptions(memory_bytes=model.engine.kv_bytes(MEMORY_TOKENS))
+                start = time.perf_counter()
+                with Contexts(model, root, options) as contexts:
+                    open_s = time.perf_counter() - start
+                    ms[count] = self._switch_ms(contexts)
+                with Journal(root, read_only=True) as journal:
+                    list_ms = self._median_ms(lambda j=journal: j.contexts())
+                self.report.row(case=f"open with {count} contexts and a model", ms=1000 * open_s)
+                self.report.row(case=f"switch among {count} contexts", ms=ms[count])
+                self.report.row(case=f"list {count} contexts", ms=list_ms)
+        self.report.at_most(f"seconds to open {many} contexts", MOST_START_S, open_s)
+        name = f"time to switch among {many} contexts against {few}"
+        self.report.at_most(name, MOST_GROWTH, ms[many] / ms[few])
+
+    def _switch_ms(self, contexts: Contexts) -> float:
+        """Median of short calls of two contexts in turn, of which memory holds one."""
+        opened = [contexts.create("app") for _ in range(2)]
+        for context in opened:
+            context.call(list(range(6, 206)), max_tokens=2)
+        times = []
+        for number in range(self.repeats):
+            contexts.flush()
+            start = time.perf_counter()
+            opened[number % 2].call([6, 7, 8], max_tokens=2)
+            times.append(1000 * (time.perf_counter() - start))
+        return statistics.median(times)
 
     def _median_ms(self, work: Callable[[], object]) -> float:
         times = []
@@ -138,14 +179,14 @@ class Bench:
         return statistics.median(times)
 
 
-def fill(folder: Path, count: int) -> tuple[str, bytes]:
+def fill(folder: Path, count: int, model: str = "model") -> tuple[str, bytes]:
     """So many contexts with a chunk each; one of them, and its key."""
     chunk = StoredChunk(bytes(SMALL_BYTES), (SMALL_BYTES // 4,) * 4, BITS, 1.0)
     key = b""
     with Journal(folder) as journal, Store(folder) as store:
         journal._db.execute("PRAGMA synchronous=OFF")  # Syncing is what takes time, not counting.
         for _ in range(count):
-            context = journal.create("app", "model", system=[Piece(range(CALL_TOKENS), 1.0)])
+            context = journal.create("app", model, system=[Piece(range(CALL_TOKENS), 1.0)])
             key = secrets.token_bytes(32)
             store.put(context, key, chunk)
     return context, key
@@ -163,6 +204,7 @@ def main() -> None:
         bench.checksums()
         bench.chunks(8 if quick else 64)
         bench.growth(100, 2000 if quick else 10_000)
+        bench.switching(100, 2000 if quick else 10_000)
     report.finish(arguments.json)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pliant.cli.output import format_bytes, format_count, format_duration
+from pliant.cli.output import format_bytes, format_count, format_duration, print_list
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_format_count(count: int, text: str) -> None:
 )
 def test_format_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_print_list(capsys: pytest.CaptureFixture[str]) -> None:
+    print_list(("name", "size"), [("[b]one", "7"), ("\u4e2d\u6587", "1000")])
+    assert capsys.readouterr().out == "name    size\n[b]one     7\n\u4e2d\u6587    1000\n"

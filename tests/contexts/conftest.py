@@ -6,14 +6,11 @@ import pytest
 from pliant.bundle import Bundle
 from pliant.contexts.contexts import Contexts
 from pliant.contexts.options import ContextOptions
-from pliant.contexts.storage import StorageProfile
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from support.adapters import add_adapters
+from support.storage import FAST
 from support.tiny_bundle import make_tiny_bundle
-
-# Slow enough for chunks to be kept in memory, too.
-FAST = StorageProfile(bandwidth=1e8, latency_s=0.0)
 
 
 @pytest.fixture(scope="session")

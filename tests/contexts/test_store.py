@@ -233,6 +233,7 @@ def test_room_is_made_on_demand(store: Store) -> None:
         store.put(context, KEYS[number], make_chunk(number, sections=BIG))
     assert store.make_room(150_000)
     assert [store.has(key) for key in KEYS[:3]] == [False, False, True]
+    assert store.make_room(10_000_000)
     assert not store.make_room(10_000_000)
     assert store.stat().disk_bytes == 0
 

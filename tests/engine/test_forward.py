@@ -190,7 +190,7 @@ def test_a_graph_that_gets_no_memory_harms_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(bind(), "gallocr_alloc_graph", lambda *_: False)
         with pytest.raises(GgmlError, match="not enough memory"):
-            engine.forward(full, [Span(1, TOKENS[:31], 0)])
+            engine.forward(full, [Span(1, TOKENS[:31], 0, "none")])
     # ggml has given the old memory back by then: what was built in it must not run again.
     assert not engine._graphs._prompts
     np.testing.assert_array_equal(engine.forward(full, [Span(0, TOKENS[:30], 0)]), first)

@@ -17,7 +17,7 @@ from pliant.engine.span import Span
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(11).integers(6, 300, 700).tolist()
-LENGTHS = (300, 32, 200, 33, 47, 511, 300, 64)
+LENGTHS = (300, 24, 200, 33, 47, 511, 300, 64)
 
 
 def runs(engine: Engine, size: Plan | Level) -> list[np.ndarray]:

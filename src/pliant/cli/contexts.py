@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from pliant.cli.output import format_bytes, print_json, print_table, table, terminal_safe
+from pliant.cli.output import format_bytes, print_json, print_list, terminal_safe
 from pliant.contexts.journal import JOURNAL_FILE, ContextInfo, Journal
 from pliant.contexts.lock import FolderLock
 from pliant.contexts.store import Store
@@ -143,14 +142,15 @@ def _opened() -> Iterator[tuple[Journal, Store]]:
 
 
 def _print_list(found: list[ContextInfo]) -> None:
-    rows = table("id", "app", "title", "model", "used", "tokens", left=5)
-    for info in found:
-        rows.add_row(
+    rows = [
+        (
             info.id,
-            escape(terminal_safe(info.app)),
-            escape(terminal_safe(info.title or "")),
+            terminal_safe(info.app),
+            terminal_safe(info.title or ""),
             info.model[:12],
             datetime.fromtimestamp(info.used_s).isoformat(" ", "minutes"),
             str(info.num_tokens),
         )
-    print_table(rows)
+        for info in found
+    ]
+    print_list(("id", "app", "title", "model", "used", "tokens"), rows, left=5)

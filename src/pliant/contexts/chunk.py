@@ -168,7 +168,7 @@ class EncodedChunk:
     """A whole chunk. Raises ChunkError if the payload has another size than the format says."""
 
     format: ChunkFormat
-    payload: bytes
+    payload: bytes | memoryview
 
     def __post_init__(self) -> None:
         if len(self.payload) != self.format.nbytes:

@@ -117,4 +117,7 @@ class Context:
             shared.journal.delete(self.id)
             with shared.swapper.paused():
                 shared.memory.drop(self.id)
-            shared.store.drop_context(self.id)
+            with shared.swapper.storing():
+                gone = shared.store.drop_context(self.id)
+            for key in gone:
+                shared.memory.forget(key)

@@ -128,10 +128,14 @@ class Contexts:
 
     def stat(self) -> ContextsStat:
         shared = self._shared
-        counts = dict(shared.restores)
-        restores = counts.pop("restores", 0)
+        counts = shared.restores
+        restored = {source: counts[source] for source in ("from_memory", "from_disk", "recomputed")}
         return ContextsStat(
-            shared.memory.use, shared.store.stat(), shared.swapper.stats, restores, counts
+            shared.memory.use,
+            shared.store.stat(),
+            shared.swapper.stats,
+            counts["restores"],
+            restored,
         )
 
     def flush(self) -> None:

@@ -85,8 +85,10 @@ def profile_costs(
 
     Writes into the first positions of `slot`, which nobody may use meanwhile.
     """
-    latency = latency or _quick_latency(engine, slot)
-    engine.forward(engine.bundle.levels[-1], [_span(engine, slot, CHUNK_TOKENS)])
+    if latency is None:
+        latency = _quick_latency(engine, slot)
+    else:
+        engine.forward(engine.bundle.levels[-1], [_span(engine, slot, CHUNK_TOKENS)])
     heads = [engine.architecture.num_kv_heads] * engine.architecture.num_layers
     token_ms = {bits: _time_decoding(engine, codec, slot, heads, bits) for bits in BITS}
     engine.release_slot(slot)
@@ -109,7 +111,7 @@ def _time_decoding(
 
 
 def _quick_latency(engine: Engine, slot: int) -> LatencyModel:
-    """One short prompt at full size; other levels by their share of its cost."""
+    """One short prompt at full size, left in the slot; other levels by their share of its cost."""
     num_tokens = min(CHUNK_TOKENS, engine.context_length)
     full = engine.bundle.levels[-1]
     times = []

@@ -9,6 +9,7 @@ from pliant.errors import JournalError
 
 _BUSY_SECONDS = 5.0
 _LOG_PAGES = 256  # Of 4 KiB: the log is copied into the database before it takes much space.
+_CACHE_KIB = 512  # The system has what was read before, too.
 _PRIVATE = 0o600
 
 
@@ -104,6 +105,7 @@ def _check_kind(
 def _configure(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute(f"PRAGMA synchronous={synchronous}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")

@@ -14,6 +14,7 @@ from pliant.contexts.chunk import ChunkFormat, EncodedChunk
 from pliant.contexts.costs import Worth
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.journal import ContextId
+from pliant.contexts.pages import held_bytes, in_own_pages
 from pliant.contexts.pool import Pool
 from pliant.contexts.resident import ResidentSlot
 from pliant.engine.engine import Engine
@@ -68,7 +69,7 @@ class Memory:
         """Raises AssertionError with the numbers if ledger and content differ."""
         with self._changed:
             self._pool.check()
-            chunks = sum(len(chunk.payload) for chunk in self._chunks.values())
+            chunks = sum(held_bytes(len(chunk.payload)) for chunk in self._chunks.values())
             slots = sum(self._pool.nbytes(("slot", number)) for number in self._states)
             assert chunks + slots <= self._pool.used, f"{chunks} + {slots}, {self._pool.used}"
             assert self._peak <= self._pool.budget
@@ -138,20 +139,21 @@ class Memory:
         return self._worth.chunk(format_) > 0
 
     def keep(self, key: ChunkKey, chunk: EncodedChunk) -> bool:
-        """Hold a compressed chunk, if that saves time and locked memory leaves room for it;
-        whether it is held."""
+        """Hold a copy of a compressed chunk, if that saves time and locked memory leaves room for
+        it; whether it is held."""
         with self._changed:
             if key in self._chunks:
                 return True
             if not self.keeps(chunk.format):
                 return False
+            nbytes = held_bytes(len(chunk.payload))
             try:
                 worth = self._worth.chunk(chunk.format)
-                victims = self._pool.add(("chunk", key), len(chunk.payload), worth)
+                victims = self._pool.add(("chunk", key), nbytes, worth)
             except MemoryBudgetError:
                 return False
             self._evict(victims)
-            self._chunks[key] = chunk
+            self._chunks[key] = EncodedChunk(chunk.format, in_own_pages(chunk.payload))
             self._note()
             return True
 

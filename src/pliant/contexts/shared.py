@@ -57,10 +57,10 @@ class Shared:
             with self._lock:
                 self._busy.discard(context)
 
-    def count(self, report: RestoreReport) -> None:
+    def count(self, report: RestoreReport, restores: int) -> None:
         with self._lock:
             self.restores.update(
-                restores=1,
+                restores=restores,
                 from_memory=report.from_memory,
                 from_disk=report.from_disk,
                 recomputed=report.recomputed,

@@ -20,6 +20,7 @@ from pliant.contexts.index import INDEX_FILE, Index, Place
 from pliant.contexts.journal import ContextId
 from pliant.contexts.packs import START, Buffer, Packs
 from pliant.contexts.records import Head, Kind, reference_head
+from pliant.contexts.stats import Counters
 from pliant.errors import ChunkCorruptError, JournalError
 
 logger = logging.getLogger(__name__)
@@ -28,23 +29,23 @@ logger = logging.getLogger(__name__)
 _MIN_DEAD_BYTES = 1 << 20
 
 
-def open_shelf(folder: Path) -> "Shelf":
-    """What is in `folder`, whatever state it is in. Raises nothing."""
+def open_shelf(folder: Path, counters: Counters) -> "Shelf":
+    """What is in `folder`, whatever state it is in; counts repairs. Raises nothing."""
     try:
-        return _open(folder)
+        return _open(folder, counters)
     except sqlite3.Error as error:
         logger.warning("making the index of stored KV again: %s", error)
     with suppress(OSError):
         remove_index(folder)
     try:
-        return _open(folder)
+        return _open(folder, counters)
     except sqlite3.Error as error:
         logger.warning("KV cannot be stored in %s: %s", folder, error)
-        return Shelf(Index.in_memory(), Packs(folder))
+        return Shelf(Index.in_memory(), Packs(folder), counters)
 
 
-def _open(folder: Path) -> "Shelf":
-    shelf = Shelf(_open_index(folder), Packs(folder))
+def _open(folder: Path, counters: Counters) -> "Shelf":
+    shelf = Shelf(_open_index(folder), Packs(folder), counters)
     try:
         shelf.reconcile()
     except OSError as error:
@@ -81,17 +82,21 @@ def _open_index(folder: Path) -> Index:
 class Shelf:
     """Callers hold a lock: one thread at a time. `pack_bytes` is what all packs take."""
 
-    def __init__(self, index: Index, packs: Packs) -> None:
+    def __init__(self, index: Index, packs: Packs, counters: Counters) -> None:
         self.index = index
         self.packs = packs
+        self._counters = counters
         self.pack_bytes = 0
 
     def reconcile(self) -> None:
         """Bring the index to what the packs hold, by their sizes, and cut off torn ends."""
         sizes = self.packs.sizes()
         known = self.index.lengths()
+        if sizes and not known:
+            self._note_repair(f"the index of stored KV in {self.packs.folder} is made again")
         with self._change():
             for context_id in known.keys() - sizes.keys():
+                self._note_repair(f"{self.packs.path(context_id)} is gone")
                 self.index.remove_pack(context_id)
             for context_id, size in sizes.items():
                 if size != known.get(context_id):
@@ -105,6 +110,7 @@ class Shelf:
         with self._change():
             known = self.index.length(context_id)
             if status.st_size < known:
+                self._note_repair(f"{path} is shorter than it was")
                 self.index.remove_pack(context_id)
                 known = 0
             end = known
@@ -116,7 +122,7 @@ class Shelf:
             if end == 0:
                 self.index.remove_pack(context_id)
             if end < status.st_size or end == 0:
-                logger.warning("%s: cutting off %d torn bytes", path, status.st_size - end)
+                self._note_repair(f"{path}: cutting off {status.st_size - end} torn bytes")
                 with suppress(OSError):
                     self.packs.truncate(context_id, end)
 
@@ -157,9 +163,10 @@ class Shelf:
         """What of a pack is not a chunk in use."""
         return self.index.length(context_id) - self.index.live_bytes(context_id)
 
-    def drop(self, context_id: ContextId) -> None:
-        """Delete a pack; chunks that other contexts refer to move to the pack of one of them."""
-        length = self.index.length(context_id)
+    def drop(self, context_id: ContextId) -> list[ChunkKey]:
+        """Delete a pack; chunks that other contexts refer to move to the pack of one of them.
+        What the context referred to and nobody has now is returned."""
+        length, used = self.index.length(context_id), self.index.references(context_id)
         with self._change():
             for key in self.index.keys_in(context_id):
                 heir = self.index.heir(key, context_id)
@@ -168,6 +175,7 @@ class Shelf:
             self.packs.remove(context_id)
             self.index.remove_pack(context_id)
         self.pack_bytes -= length
+        return [key for key in used if not self.index.has(key)]
 
     def compact(self, context_id: ContextId) -> None:
         """Rewrite a pack without its dead records; damaged ones are found and left out."""
@@ -210,7 +218,7 @@ class Shelf:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
-            logger.warning("the pack of context %s was changed by others: %s", context_id, error)
+            make_private_folder(self.packs.folder)
             self.take_stock(context_id)
             end = self.index.length(context_id)
             new_end = self.packs.append(context_id, end, parts)
@@ -224,6 +232,7 @@ class Shelf:
         try:
             self.rescan(context_id)
         except FileNotFoundError:
+            self._note_repair(f"{self.packs.path(context_id)} is gone")
             self.index.remove_pack(context_id)
         self.pack_bytes += self.index.length(context_id) - length
 
@@ -232,8 +241,12 @@ class Shelf:
         try:
             self.rescan(context_id)
         except OSError as error:
-            logger.warning("the KV of context %s cannot be read: %s", context_id, error)
+            self._note_repair(f"{self.packs.path(context_id)} cannot be read: {error}")
             self.index.remove_pack(context_id)
+
+    def _note_repair(self, what: str) -> None:
+        logger.warning("%s", what)
+        self._counters.repairs += 1
 
     def _index_record(self, context_id: ContextId, start: int, head: Head) -> None:
         key = head.info.key

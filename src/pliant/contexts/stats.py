@@ -15,6 +15,7 @@ class Counters:
     missing: int = 0
     corrupt: int = 0
     evicted_contexts: int = 0
+    repairs: int = 0
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class StoreStats:
     """What lies on the disk now, and what happened since the store was opened.
 
     `disk_bytes` are all packs, `dead_bytes` what of them no context needs. `failed_puts` could
-    not be kept; `missing` and `corrupt` chunks were asked for and not given.
+    not be kept; `missing` and `corrupt` chunks were asked for and not given. `repairs` are packs
+    that were found gone, shorter or torn, and indexes that had to be made again.
     """
 
     num_contexts: int
@@ -39,3 +41,4 @@ class StoreStats:
     missing: int
     corrupt: int
     evicted_contexts: int
+    repairs: int

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pliant.contexts.pages import new_pages
 from pliant.errors import RequestError
 
 _BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G|Ki|Mi|Gi)?B/s")
@@ -20,6 +21,8 @@ _LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|s)")
 _SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _MAX_LATENCY_S = 10.0
+# What is read goes back to the system with its last reference, if it is so much.
+_LARGE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ class Disk:
     """The machine's own storage, as fast as it is."""
 
     def read(self, file: int, offset: int, nbytes: int) -> memoryview:
-        buffer = np.empty(nbytes, np.uint8).data  # Not zeroed first, as a bytearray is.
+        # A bytearray would be zeroed first.
+        is_large = nbytes >= _LARGE_BYTES
+        buffer = new_pages(nbytes) if is_large else np.empty(nbytes, np.uint8).data
         done = 0
         while done < nbytes:
             count = os.preadv(file, [buffer[done:]], offset + done)

@@ -66,7 +66,7 @@ class Store:
         self._counters = Counters()
         self._warned: set[tuple[str, int | None]] = set()
         self._lock = threading.RLock()
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
         self._attempt("the quota was not kept", lambda: self._free(self._excess(0), None))
 
     def put(self, context_id: ContextId, key: ChunkKey, chunk: StoredChunk) -> bool:
@@ -95,10 +95,8 @@ class Store:
         return False
 
     def share(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> int:
-        """Let a context refer to those of `keys` that are stored, as after a fork; how many.
-
-        As durable as `put`.
-        """
+        """Let a context refer to those of `keys` that are stored, as after a fork; how many. As
+        durable as `put`."""
 
         def work() -> int:
             stored = [key for key in keys if self._shelf.index.has(key)]
@@ -119,7 +117,7 @@ class Store:
     def locate(self, key: ChunkKey) -> Located | None:
         """Where a chunk is, to read it without looking it up again. None if it is not stored."""
         with self._lock:
-            found = self._locate(key, None)
+            found = self._look_up(key)
         return found if isinstance(found, Located) else None
 
     def read(self, key: ChunkKey, sections: Sequence[int] | None = None) -> StoredSections:
@@ -140,9 +138,8 @@ class Store:
         """
         with self._lock:
             found = [self._locate(chunk, sections) for chunk, sections in wanted]
-        read = iter(
-            read_located(self._device, [item for item in found if isinstance(item, Located)])
-        )
+        located = [item for item in found if isinstance(item, Located)]
+        read = iter(read_located(self._device, located))
         results = [next(read) if isinstance(item, Located) else item for item in found]
         with self._lock:
             for (chunk, _), item, result in zip(wanted, found, results, strict=True):
@@ -151,19 +148,20 @@ class Store:
         return results
 
     def release(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> None:
-        """End a context's references to `keys`; chunks that nobody refers to are dead space.
-
-        Meant for a history that was rewritten. May be undone by a crash that loses the index.
-        """
+        """End a context's references to `keys`, when a history was rewritten; chunks that nobody
+        refers to are dead space. May be undone by a crash that loses the index."""
         self._attempt("KV was not released", lambda: self._shelf.release(context_id, keys))
 
     def touch(self, context_id: ContextId) -> None:
         """Count a use of the context's KV: it is evicted later."""
         self._attempt("a use was not noted", lambda: self._shelf.touch(context_id))
 
-    def drop_context(self, context_id: ContextId) -> None:
-        """Delete a context's KV; chunks that others refer to move to one of their packs."""
-        self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id))
+    def drop_context(self, context_id: ContextId) -> list[ChunkKey]:
+        """Delete a context's KV; chunks that others refer to move to one of their packs.
+
+        Returns the keys of what is nowhere now.
+        """
+        return self._attempt("KV was not deleted", lambda: self._shelf.drop(context_id)) or []
 
     def retain(self, context_ids: Collection[ContextId]) -> None:
         """Drop every context that is not one of these: what a crash left of deleted ones."""
@@ -172,8 +170,14 @@ class Store:
             self.drop_context(context_id)
 
     def make_room(self, nbytes: int) -> bool:
-        """Free so much of the disk by dropping KV, oldest first; whether so much was there."""
-        return bool(self._attempt("no room was made", lambda: self._free(nbytes, None)))
+        """Free so much of the disk by dropping KV, oldest first; whether any was freed."""
+
+        def work() -> bool:
+            before = self._shelf.pack_bytes
+            self._free(nbytes, None)
+            return self._shelf.pack_bytes < before
+
+        return bool(self._attempt("no room was made", work))
 
     def sync(self, context_id: ContextId) -> bool:
         """Make what was put for a context survive a power failure; whether that worked."""
@@ -185,10 +189,8 @@ class Store:
         return bool(self._attempt("KV was not synced", work))
 
     def verify(self) -> StoreReport:
-        """Read every chunk and compare it with its checksums. Changes nothing.
-
-        Others wait for one context at a time.
-        """
+        """Read every chunk and compare it with its checksums; others wait for one context at a
+        time. Changes nothing."""
         try:
             with self._lock:
                 counts, contexts = self._shelf.index.counts(), self._shelf.index.lengths()
@@ -245,7 +247,7 @@ class Store:
         self._shelf.close()
         with suppress(OSError):
             remove_index(self._folder)
-        self._shelf = open_shelf(self._folder)
+        self._shelf = open_shelf(self._folder, self._counters)
 
     def _warn(self, what: str, error: Exception) -> None:
         """The same warning is given once."""
@@ -293,10 +295,10 @@ class Store:
     def _locate(
         self, chunk: ChunkKey | Located, sections: Sequence[int] | None
     ) -> Located | ChunkMissingError | ChunkCorruptError:
-        located = chunk if isinstance(chunk, Located) else self._look_up(chunk)
-        if not isinstance(located, Located) or sections is None:
-            return located
-        return located.part(sections)
+        found = chunk if isinstance(chunk, Located) else self._look_up(chunk)
+        if sections is None or not isinstance(found, Located):
+            return found
+        return found.part(sections)
 
     def _look_up(self, key: ChunkKey) -> Located | ChunkMissingError | ChunkCorruptError:
         """All of a chunk."""

@@ -31,10 +31,12 @@ from pliant.contexts.spans import ChunkSpan
 from pliant.contexts.store import Store
 from pliant.engine.engine import Engine
 from pliant.errors import ChunkError
+from pliant.ggml.memory import trim_heap
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_BITS = 8
+_TRIM_JOBS = 4
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Swapper:
         self._options = options
         self._jobs: queue.Queue[Unsaved | None] = queue.Queue()
         self._encoding = threading.Lock()
+        self._storing = threading.Lock()
+        self._untrimmed = 0
         self._unsynced: set[ContextId] = set()
         self._thread = threading.Thread(target=self._work, name="pliant-swapout", daemon=True)
         self._thread.start()
@@ -102,6 +106,12 @@ class Swapper:
         with self._encoding:
             yield
 
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Nothing is stored meanwhile, and nothing afterwards of a slot that was dropped."""
+        with self._storing:
+            yield
+
     def wait_for_encoder(self) -> None:
         """Return when no slot is being read: what a call does before it writes its own."""
         with self.paused():
@@ -117,8 +127,10 @@ class Swapper:
                 logger.warning("a context's KV was not saved", exc_info=True)
             finally:
                 self._memory.settle(job.slot, job.epoch)
+            self._untrimmed += 1
             if self._jobs.empty():
                 self._sync()
+                self._trim()
             self._jobs.task_done()
         self._jobs.task_done()
 
@@ -129,6 +141,12 @@ class Swapper:
             self._store.sync(context)
         self._unsynced.clear()
 
+    def _trim(self) -> None:
+        """Encoding takes and frees memory of many sizes, of which the heap would keep ever more."""
+        if self._untrimmed >= _TRIM_JOBS:
+            trim_heap()
+            self._untrimmed = 0
+
     def _save(self, job: Unsaved) -> None:
         stored = {span.key: self._store.info(span.key) for span in job.spans}
         known = [span.key for span in job.spans if stored[span.key] is not None]
@@ -137,7 +155,9 @@ class Swapper:
             for span in job.spans
             if stored[span.key] is None and job.slot.has(span.start, span.stop, span.level)
         ]
-        self._store.share(job.context, known)
+        with self.storing():
+            if self._memory.is_saving(job.slot, job.epoch):
+                self._store.share(job.context, known)
         with self._timed("probe_ms"):
             bits = self._choose_bits(job, new, [info for info in stored.values() if info])
         for span, chosen in zip(new, bits, strict=True):
@@ -158,8 +178,11 @@ class Swapper:
                 return False
             num_tokens = span.stop - span.start
             chunk = self._codec.encode(job.slot.number, span.start, num_tokens, heads, bits)
-        self._store.put(job.context, span.key, to_stored(chunk, span.level))
-        self._memory.keep(span.key, chunk)
+        with self.storing():
+            if not self._memory.is_saving(job.slot, job.epoch):
+                return False
+            self._store.put(job.context, span.key, to_stored(chunk, span.level))
+            self._memory.keep(span.key, chunk)
         self.stats.chunks += 1
         return True
 

@@ -2,6 +2,7 @@
 what is journaled, and what is left to save."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pliant.bundle import Level
 from pliant.contexts.history import Turn, answer_piece, updated
@@ -61,19 +62,27 @@ class Work:
         slot.expect(tokens)
         shared.memory.hold(slot, len(tokens))
         missing = slot.missing(self._kept, level.ratio)
-        while missing and missing[-1] is self._kept[-1]:
-            if not shared.restorer.is_lost(missing[-1], level):
-                break
-            # The prompt follows: both are computed together.
-            self._kept.pop()
-            missing.pop()
+        recomputed = self._drop_lost_end(missing, level)
         report = RestoreReport()
         if missing:
             report = shared.restorer.restore(slot, tokens, missing, level)
-            shared.count(report)
+        counted = replace(report, recomputed=report.recomputed + recomputed)
+        shared.count(counted, restores=bool(missing))
         self._computed = slot.computed(level.ratio, len(tokens) - 1)
         self._levels = self._new_levels(level.ratio)
         return report, self._computed
+
+    def _drop_lost_end(self, missing: list[ChunkSpan], level: Level) -> int:
+        """Take the lost chunks at the end from those to restore: the prompt follows, and both are
+        computed together. How many tokens these are."""
+        count = 0
+        while missing and missing[-1] is self._kept[-1]:
+            if not self._shared.restorer.is_lost(missing[-1], level):
+                break
+            self._kept.pop()
+            span = missing.pop()
+            count += span.stop - span.start
+        return count
 
     def commit(
         self, slot: ResidentSlot, loop: TokenLoop, generation: Generation, level: Level

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from pliant.bundle import Plan
 from pliant.engine.graph import Graph, Model, Size
+from pliant.engine.layout import TILED_FROM_TOKENS
 from pliant.engine.span import SpanShape
 from pliant.ggml.backend import GraphAllocator
 
@@ -16,7 +17,7 @@ _STEP_TOKENS = 16
 _MAX_STEPS = 96
 _MAX_PROMPTS = 32
 # From here on one graph serves prompts of all lengths (`stretch`); layouts no longer change.
-_SHORT_PROMPT = 32
+_SHORT_PROMPT = TILED_FROM_TOKENS
 
 _Key = tuple[int, tuple[SpanShape, ...]]
 
@@ -80,7 +81,8 @@ class GraphCache:
         return graph
 
     def warm(self, sizes: Iterable[Size], context_length: int, seconds: float) -> None:
-        """Build decode steps beforehand: for short contexts at once, longer ones in `seconds`.
+        """Build decode steps and prompts beforehand: for short contexts at once, longer ones in
+        `seconds`.
 
         Raises PlanError for a plan that the weights cannot run.
         """
@@ -90,7 +92,10 @@ class GraphCache:
             is_late = perf_counter() - begin >= seconds or len(self._steps) >= _MAX_STEPS
             if length > KV_BUCKET and is_late:
                 return
-            self.get(size, (SpanShape(1, min(length, context_length), 1),))
+            kv_length = min(length, context_length)
+            self.get(size, (SpanShape(1, kv_length, 1),))
+            if len(self._prompts) < _MAX_PROMPTS and kv_length >= _SHORT_PROMPT:
+                self._stretched(size, SpanShape(_SHORT_PROMPT, kv_length, 1))
 
     def close(self) -> None:
         self._drop()

@@ -11,7 +11,7 @@ from pliant.engine.options import Layout
 from pliant.ggml.types import GgmlType
 
 _TILED_WHEN_PLAIN = frozenset({GgmlType.Q4_K, GgmlType.Q2_K})
-_TILED_FROM_TOKENS = 24
+TILED_FROM_TOKENS = 24
 _SMALL_MODEL_BYTES = 64 << 20
 
 
@@ -36,4 +36,4 @@ class LayoutPolicy:
     def plain_from(self, type_: GgmlType, repacked: bool) -> int | None:
         """From how many tokens on the mapped tensor is used although there is a copy."""
         tiled = self.layout == "auto" and self.has_tiled_product and type_ in _TILED_WHEN_PLAIN
-        return _TILED_FROM_TOKENS if tiled and repacked else None
+        return TILED_FROM_TOKENS if tiled and repacked else None

@@ -5,6 +5,7 @@ Pure arithmetic over fitted coefficients; measuring is `calibration`, choosing i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pliant.errors import CorruptFileError, UnknownLevelError
@@ -15,7 +16,7 @@ PREFILL_CHUNK = 512
 SHORT_CHUNK = 64
 """Below this many tokens ggml's attention goes token by token: other costs, fitted apart."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 RATIO_TOLERANCE = 1e-6
 
 _PASSES = ("encoding", "reading", "compressing")
@@ -116,7 +117,14 @@ class LatencyModel:
     def ratios(self) -> tuple[float, ...]:
         return tuple(level.ratio for level in self.levels)
 
+    @cached_property
+    def _by_ratio(self) -> dict[float, LevelLatency]:
+        return {level.ratio: level for level in self.levels}
+
     def _level(self, ratio: float) -> LevelLatency:
+        found = self._by_ratio.get(ratio)
+        if found is not None:
+            return found
         for level in self.levels:
             if abs(level.ratio - ratio) <= RATIO_TOLERANCE:
                 return level

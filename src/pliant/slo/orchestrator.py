@@ -252,13 +252,20 @@ class Orchestrator:
         """With the TLM's time in all candidates, unless then none is feasible, but some of
         `whole`'s are."""
         assert self._prepare is not None and self.tlm is not None
-        limits = request.limits
-        with watch.timing("compress"):
-            shortener = self._prepare(request.prompt, request.tokens)
-        work = replace(request.work, is_read=True, min_tokens=shortener.min_tokens)
-        ratios = request.prompt_ratios
-        grid = make_grid(self.latency, work, request.levels, ratios, limits)
-        if 1.0 in ratios and not any(s.feasible for s in grid) and whole.is_feasible:
+        limits, ratios = request.limits, request.prompt_ratios
+
+        def grid_of(work: Work) -> tuple[Strategy, ...]:
+            return make_grid(self.latency, work, request.levels, ratios, limits)
+
+        work = replace(request.work, is_read=True)
+        shortener, grid = None, grid_of(work)
+        is_optional = 1.0 in ratios and whole.is_feasible
+        if not is_optional or _has_feasible(grid):
+            with watch.timing("compress"):
+                shortener = self._prepare(request.prompt, request.tokens)
+            work = replace(work, min_tokens=shortener.min_tokens)
+            grid = grid_of(work)
+        if shortener is None or (is_optional and not _has_feasible(grid)):
             both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
             ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
             return replace(whole, candidates=tuple(ordered))
@@ -296,6 +303,10 @@ def _shorten(survey: Survey, strategy: Strategy) -> "CompressedPrompt | None":
     if survey.shortener is None or survey.reading is None or strategy.prompt_ratio >= 1:
         return None
     return survey.shortener.shorten(strategy.prompt_ratio, survey.reading)
+
+
+def _has_feasible(candidates: Sequence[Strategy]) -> bool:
+    return any(strategy.feasible for strategy in candidates)
 
 
 def _is_text(prompt: "Prompt") -> bool:
