@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pliant.files import replacing
+from pliant.files import read_file, replacing
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -22,6 +22,17 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(
             file.write("w")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"\xff")
+    assert read_file(path) == b"\xff"
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is not a file"):
+            read_file(other)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "none")
 
 
 class Stopped(Exception):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pliant.errors import ElastifyError, MissingExtraError, PliantError
+
+ANSWER_SECONDS = 10.0
 
 
 @contextmanager
@@ -21,6 +24,7 @@ def connected(address: str) -> Iterator[list[int]]:
         import ray
     except ModuleNotFoundError as error:
         raise MissingExtraError("a cluster needs ray: pip install 'pliant[ray]'") from error
+    _check_address(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -56,6 +60,24 @@ def run_tasks(
         raise ElastifyError(f"a task on the Ray cluster failed: {error.cause!r}") from error
     except ray.exceptions.RayError as error:
         raise ElastifyError(f"the Ray cluster failed: {error}") from error
+
+
+def _check_address(address: str) -> None:
+    """Asks for an answer at once: Ray itself would try for minutes, and say so line by line."""
+    if address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ElastifyError(
+            f"{address!r} is no cluster's address: give host:port, auto (of "
+            "`ray start --head` on this machine) or local"
+        )
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ElastifyError(
+            f"no Ray cluster answers at {address!r}: start one with `ray start --head` ({error})"
+        ) from error
 
 
 def _cpus(nodes: Sequence[dict[str, Any]]) -> list[int]:

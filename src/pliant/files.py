@@ -1,10 +1,23 @@
-"""Files that are there as a whole or not at all."""
+"""Reading files that people name, and writing files that are there as a whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def read_file(path: Path) -> bytes:
+    """All of a regular file. Raises OSError; also for a pipe or a device, which may never end."""
+    require_file(path)
+    return path.read_bytes()
+
+
+def require_file(path: Path) -> None:
+    """Raises OSError if something that is no regular file has this name."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 
 @contextmanager

@@ -125,7 +125,9 @@ def test_options_say_what_stays(arguments: list[str], capsys: pytest.CaptureFixt
         (["a b", "--marker"], "--marker"),
         (["a b", "--system-too"], "give one with --system"),
         (["a b", "--file", "x"], "not both"),
-        (["--file", "/no/such/file"], "No such file"),
+        (["--file", "/no/such/file"], "/no/such/file cannot be read: No such file"),
+        (["--file", "/"], "/ cannot be read: it is not a file"),
+        (["--file", "/dev/zero"], "/dev/zero cannot be read: it is not a file"),
         (["a b", "--bundle", "no-such"], "no-such"),
     ],
 )
@@ -134,6 +136,16 @@ def test_bad_input_is_explained(
 ) -> None:
     assert main(["compress", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_pipe_without_an_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/zero").open("r", encoding="utf-8") as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        assert main(["compress"]) == 2
+        assert main(["run"]) == 2
+    assert capsys.readouterr().err.count("more than 50 million characters are piped in") == 2
 
 
 def test_a_terminal_alone_is_no_text(

@@ -55,6 +55,11 @@ def test_pairs_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["labels", "nowhere", "--out", "labels", "--pairs", "t"], "t cannot be read"),
         (["train", "nowhere", "--labels", "labels"], "neither an installed bundle"),
         (["eval", "nowhere", "--tasks", "t"], "neither an installed bundle"),
+        (["eval", "pocket", "--tasks", "t"], "tasks file t cannot be read"),
+        (["labels", "pocket", "--tasks", "/dev/zero", "--out", "l"], "it is not a file"),
+        (["labels", "pocket", "--pairs", "/dev/zero", "--out", "l"], "it is not a file"),
+        (["train", "pocket", "--labels", "l", "--seed", "9" * 30], "training: seed is 999"),
+        (["train", "pocket", "--labels", "l"], "l has no score labels"),
     ],
 )
 def test_what_is_wrong_is_told(

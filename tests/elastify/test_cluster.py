@@ -100,5 +100,6 @@ def test_what_goes_wrong_in_a_task_is_told(cluster: Cluster, tmp_path: Path) -> 
 
 def test_no_cluster_at_the_address() -> None:
     check_cluster(None)
-    with pytest.raises(ElastifyError, match="ray start --head"):
-        check_cluster("nowhere")
+    for address in ("nowhere", "127.0.0.1:9", "nowhere.invalid:6379", "127.0.0.1:99999"):
+        with pytest.raises(ElastifyError, match="ray start --head"):
+            check_cluster(address)

@@ -10,7 +10,9 @@ import typer
 from rich.text import Text
 
 from pliant.cli.output import console, print_json, terminal_safe
+from pliant.cli.request_options import MAX_PIPED, check_piped
 from pliant.errors import RequestError
+from pliant.files import read_file
 from pliant.tlm.compress import Compressed, CompressedPrompt, compress_prompt, prompt_text
 from pliant.tlm.protect import Protect
 
@@ -101,13 +103,18 @@ def _source(text: str | None, file: Path | None) -> str:
     if file is not None:
         if text is not None:
             raise RequestError("give the text as an argument or as a file, not both")
-        return _decoded(file.read_bytes())
+        try:
+            return _decoded(read_file(file))
+        except OSError as error:
+            raise RequestError(f"{file} cannot be read: {error.strerror}") from error
     if text not in (None, "-"):
         assert text is not None
         return text
     if text is None and sys.stdin.isatty():
         raise RequestError("no text: give one as an argument, pipe it in, or name a --file")
-    return _decoded(sys.stdin.buffer.read())
+    data = sys.stdin.buffer.read(MAX_PIPED + 1)
+    check_piped(len(data))
+    return _decoded(data)
 
 
 def _decoded(data: bytes) -> str:

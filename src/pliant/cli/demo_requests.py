@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pliant.errors import BundleNotFoundError, CorruptFileError
+from pliant.files import read_file
 from pliant.slo import Slo
 
 APPS = {
@@ -58,10 +59,7 @@ def read_requests(path: Path) -> list[DemoRequest]:
     Raises BundleNotFoundError or CorruptFileError.
     """
     try:
-        # Reading a pipe or a device could block or never end.
-        if path.exists() and not path.is_file():
-            raise BundleNotFoundError(f"cannot read the demo's requests: {path} is not a file")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode("utf-8").splitlines()
     except OSError as error:
         raise BundleNotFoundError(f"cannot read the demo's requests: {error}") from error
     except UnicodeDecodeError as error:
@@ -74,7 +72,10 @@ def read_requests(path: Path) -> list[DemoRequest]:
             requests.append(request)
     short = [app for app in APPS if seen[app] < REQUESTS_PER_APP]
     if short:
-        raise CorruptFileError(f"{path}: fewer than {REQUESTS_PER_APP} of {', '.join(short)}")
+        raise CorruptFileError(
+            f"{path}: needs {REQUESTS_PER_APP} requests of every app, has fewer of "
+            f"{', '.join(short)}"
+        )
     random.Random(_SEED).shuffle(requests)
     return requests
 
@@ -84,7 +85,7 @@ def _parse(path: Path, lines: list[str]) -> Iterator[DemoRequest]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorruptFileError(f"{path}, line {number}: {error}") from error
+            raise CorruptFileError(f"{path}, line {number}: not valid JSON: {error}") from error
         if not _is_valid(row):
             raise CorruptFileError(f"{path}, line {number}: not a demo request of a known app")
         yield DemoRequest(row["app"], tuple(row["messages"]), row["answer"])

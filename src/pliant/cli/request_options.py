@@ -4,7 +4,11 @@ from typing import Annotated
 
 import typer
 
+from pliant.errors import RequestError
+
 DEFAULT_MAX_TOKENS = 256
+# Far more than a prompt may have; a pipe may never end.
+MAX_PIPED = 50_000_000
 
 Ttft = Annotated[
     str | None,
@@ -16,3 +20,11 @@ Compress = Annotated[
 ]
 System = Annotated[str | None, typer.Option(help="System message: what the model is for.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+def check_piped(length: int) -> None:
+    """Raises RequestError for more than MAX_PIPED characters or bytes."""
+    if length > MAX_PIPED:
+        raise RequestError(
+            f"more than {MAX_PIPED // 10**6} million characters are piped in: give fewer"
+        )

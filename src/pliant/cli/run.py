@@ -11,11 +11,13 @@ from pliant.cli.answer import spelled
 from pliant.cli.chat import Chat
 from pliant.cli.request_options import (
     DEFAULT_MAX_TOKENS,
+    MAX_PIPED,
     Compress,
     MaxTokens,
     System,
     Tpot,
     Ttft,
+    check_piped,
 )
 from pliant.engine.options import EngineOptions, Layout
 from pliant.engine.sampling import SamplingParams
@@ -199,8 +201,10 @@ def _converse(chat: Chat, prompt: str | None) -> None:
 
 
 def piped_text() -> str:
-    """Raises RequestError for bytes that are no text."""
+    """Raises RequestError for bytes that are no text, and for too many."""
     try:
-        return sys.stdin.read().strip()
+        text = sys.stdin.read(MAX_PIPED + 1)
     except UnicodeDecodeError as error:
         raise RequestError(f"the piped prompt is not text: {error}") from error
+    check_piped(len(text))
+    return text.strip()

@@ -21,7 +21,7 @@ tlm = typer.Typer(
 )
 
 BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="Name or folder of the bundle.")
+    str, typer.Argument(metavar="BUNDLE", help="Name or folder of the bundle.")
 ]
 TASKS_HELP = (
     "Questions: .jsonl with `question` or `messages`, `choices` and `answer_index` in each line."
@@ -126,7 +126,6 @@ def _label_pairs(pairs: Path, out: Path) -> None:
 
     with tracking() as track:
         found = label_pairs(pairs, track)
-    out.mkdir(parents=True, exist_ok=True)
     write_rows(out / PAIR_FILE, found.rows)
     _say(
         f"{len(found.rows)} texts labelled; left out: {found.varied} with words of their own, "
@@ -136,7 +135,7 @@ def _label_pairs(pairs: Path, out: Path) -> None:
 
 
 def _label_tasks(
-    bundle: Path, tasks: Path, out: Path, head: Literal["score", "decision"], ray: str | None
+    bundle: str, tasks: Path, out: Path, head: Literal["score", "decision"], ray: str | None
 ) -> None:
     from pliant.cli.progress import tracking
     from pliant.tlm.labels.label import label_tasks

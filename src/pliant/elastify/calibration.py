@@ -15,6 +15,7 @@ from torch.nn import functional
 from pliant.elastify.examples import Example, read_examples
 from pliant.elastify.windows import Windows
 from pliant.errors import ElastifyError
+from pliant.files import read_file
 from pliant.progress import Track, untracked
 
 BATCH_TOKENS = 512
@@ -53,10 +54,8 @@ def read_calibration(path: Path, tokenizer: Any, windows: int, window_tokens: in
         raise ElastifyError(
             f"{windows} windows of {window_tokens} tokens asked for; at least 1 of 2 is needed"
         )
-    if path.exists() and not path.is_file():
-        raise ElastifyError(f"calibration file {path} cannot be read: it is not a file")
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         document = _document(path, content.decode("utf-8"), tokenizer)
     except (OSError, ValueError) as error:
         raise ElastifyError(f"calibration file {path} cannot be read: {error}") from error

@@ -73,7 +73,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: {error}") from error
+                raise ValueError(f"line {number}: not valid JSON: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pliant.engine.kv import KvCache
 from pliant.engine.mlp import add_mlp
 from pliant.engine.projection import Projector
 from pliant.engine.span import SpanShape
+from pliant.engine.stretch import Stretch, find_stretch
 from pliant.engine.weights import Weights
 from pliant.ggml.context import Context
 from pliant.ggml.declarations import bind
@@ -70,6 +71,7 @@ class Graph:
         self._cached = builder.cached
         self._row_bytes = model.kv.row_bytes
         self._first_rows = [0] * len(spans)
+        self._stretch: Stretch | None = None
         self._logits_shape = (sum(span.outputs for span in spans), model.architecture.vocab_size)
 
     def new_logits(self) -> NDArray[np.float32]:
@@ -87,6 +89,17 @@ class Graph:
             for view, cache in tensors:
                 view.point_to(cache + row * self._row_bytes)
         self._first_rows = first_rows
+
+    def stretch(self, length: int, shorter: "Graph", short: int) -> bool:
+        """Make this graph, built for `length` tokens, fit for fewer, down to `short`, which
+        `shorter` was built for; whether it can be."""
+        self._stretch = find_stretch(self._context, length, shorter._context, short)
+        return self._stretch is not None
+
+    def set_length(self, length: int) -> None:
+        """Of a stretched graph that has memory."""
+        assert self._stretch is not None
+        self._stretch.set(length)
 
     def close(self) -> None:
         self._context.close()

@@ -15,6 +15,8 @@ _STEP_TOKENS = 16
 # A step's graph takes 0.1 to 0.2 MiB and is built again in less than a millisecond.
 _MAX_STEPS = 96
 _MAX_PROMPTS = 32
+# From here on one graph serves prompts of all lengths (`stretch`); layouts no longer change.
+_SHORT_PROMPT = 32
 
 _Key = tuple[int, tuple[SpanShape, ...]]
 
@@ -31,6 +33,8 @@ class GraphCache:
         self._allocator = GraphAllocator()
         self._steps: OrderedDict[_Key, Graph] = OrderedDict()
         self._prompts: OrderedDict[_Key, Graph] = OrderedDict()
+        self._rigid: set[_Key] = set()  # that cannot be stretched
+        self._max_batch = max_batch
         self._reserve(max_batch)
 
     @property
@@ -39,17 +43,40 @@ class GraphCache:
         return self._allocator.nbytes
 
     def get(self, size: Size, shapes: tuple[SpanShape, ...]) -> Graph:
+        if len(shapes) == 1 and shapes[0].outputs <= 1 and shapes[0].length >= _SHORT_PROMPT:
+            graph = self._stretched(size, shapes[0])
+            if graph is not None:
+                graph.set_length(shapes[0].length)
+                return graph
         is_step = sum([shape.length for shape in shapes]) <= _STEP_TOKENS
         graphs, limit = (self._steps, _MAX_STEPS) if is_step else (self._prompts, _MAX_PROMPTS)
         key = (id(size), shapes)
         graph = graphs.get(key)
-        if graph is not None:
-            graphs.move_to_end(key)
-            return graph
-        graph = self._build(size, shapes)
-        while len(graphs) >= limit:
-            graphs.popitem(last=False)[1].close()
-        graphs[key] = graph
+        if graph is None:
+            graph = self._build(size, shapes)
+            _keep(graphs, limit, key, graph)
+        graphs.move_to_end(key)
+        return graph
+
+    def _stretched(self, size: Size, shape: SpanShape) -> Graph | None:
+        """One graph for prompts of all lengths with this padded KV length, if there can be one."""
+        length = min(self._max_batch, shape.kv_length)
+        longest = shape._replace(length=length)
+        key = (id(size), (longest,))
+        if key in self._rigid:
+            return None
+        graph = self._prompts.get(key)
+        if graph is None:
+            graph = self._build(size, (longest,))
+            short = Graph(self._model, size, (shape._replace(length=_SHORT_PROMPT),))
+            can_stretch = graph.stretch(length, short, _SHORT_PROMPT)
+            short.close()
+            if not can_stretch:
+                graph.close()
+                self._rigid.add(key)
+                return None
+            _keep(self._prompts, _MAX_PROMPTS, key, graph)
+        self._prompts.move_to_end(key)
         return graph
 
     def warm(self, sizes: Iterable[Size], context_length: int, seconds: float) -> None:
@@ -101,3 +128,10 @@ class GraphCache:
             graph.close()
         self._steps.clear()
         self._prompts.clear()
+
+
+def _keep(graphs: OrderedDict[_Key, Graph], limit: int, key: _Key, graph: Graph) -> None:
+    """Make room for one more by closing those not used for longest."""
+    while len(graphs) >= limit:
+        graphs.popitem(last=False)[1].close()
+    graphs[key] = graph

@@ -11,6 +11,7 @@ from typing import Any
 from pliant.engine.chat import Message
 from pliant.engine.model import ElasticModel
 from pliant.errors import LabelError, TemplateError
+from pliant.files import require_file
 
 MAX_FILE_BYTES = 256 << 20
 DEFAULT_TASK = "questions"
@@ -35,6 +36,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     `answer_index`, and may name its `task` (or `app`). Raises LabelError, which names the line.
     """
     try:
+        require_file(path)
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         lines = data.decode("utf-8").split("\n")

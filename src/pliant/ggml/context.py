@@ -54,6 +54,15 @@ class Context(Owner):
             raise GgmlError(f"ggml could not make a graph of {size} nodes")
         return address
 
+    def tensors(self) -> list[int]:
+        """Addresses of all that was made in it, in order."""
+        found: list[int] = []
+        address = self._c.get_first_tensor(self.address)
+        while address:
+            found.append(address)
+            address = self._c.get_next_tensor(self.address, address)
+        return found
+
     def view(
         self,
         a: Tensor,

@@ -137,6 +137,11 @@ BASE: dict[str, tuple[Any, list[Any]]] = {
     #     struct ggml_tensor * k, struct ggml_tensor * v, struct ggml_tensor * mask,
     #     float scale, float max_bias, float logit_softcap)
     "ggml_flash_attn_ext": (_P, [_P, _P, _P, _P, _P, _F32, _F32, _F32]),
+    # struct ggml_tensor * ggml_get_first_tensor(const struct ggml_context * ctx)
+    "ggml_get_first_tensor": (_P, [_P]),
+    # struct ggml_tensor * ggml_get_next_tensor(const struct ggml_context * ctx,
+    #     struct ggml_tensor * tensor)
+    "ggml_get_next_tensor": (_P, [_P, _P]),
     # struct ggml_cgraph * ggml_new_graph_custom(struct ggml_context * ctx, size_t size, bool grads)
     "ggml_new_graph_custom": (_P, [_P, _SIZE, _BOOL]),
     # void ggml_build_forward_expand(struct ggml_cgraph * cgraph, struct ggml_tensor * tensor)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pliant.engine.model import ElasticModel, Prompt
 
     # A prompt and its tokens.
-    _Run = Callable[[Prompt, Sequence[int]], object]
+    _Run = Callable[[str | list[Message], Sequence[int]], object]
 
 _REPEATS = 9
 _REPEATS_S = 0.5

@@ -93,7 +93,7 @@ def test_layers_that_are_not_there(tmp_path: Path, options: dict[str, int], mess
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no encoder"):
+    with pytest.raises(TrainingError, match="it has no config.json"):
         encoder_network(tmp_path / "nothing", LEVELS)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pliant.elastify.examples import Example, read_examples
 from pliant.errors import ElastifyError
+from pliant.files import read_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ def read_recovery_data(
     the line that is not understood, or if fewer than two examples of two tokens are left.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise ElastifyError(f"recovery data {path} cannot be read: {error}") from error
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pliant.errors import LabelError
+from pliant.files import require_file
 
 SCORE_FILE = "score.jsonl"
 PAIR_FILE = "score-pairs.jsonl"
@@ -85,12 +86,16 @@ def to_json(row: ScoreRow | DecisionRow) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[ScoreRow | DecisionRow]) -> int:
-    """Writes the file anew; returns how many rows it has."""
+    """Writes the file anew, and its folder; returns how many rows it has. Raises LabelError."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(to_json(row) + "\n")
-            count += 1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(to_json(row) + "\n")
+                count += 1
+    except OSError as error:
+        raise LabelError(f"{path} cannot be written: {error.strerror}") from error
     return count
 
 
@@ -114,6 +119,7 @@ def read_lines(path: Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Iter
     ValueError for an object it cannot use.
     """
     try:
+        require_file(path)
         file = path.open(encoding="utf-8")
     except OSError as error:
         raise LabelError(f"{path} cannot be read: {error.strerror}") from error
@@ -151,7 +157,9 @@ def _parsed(
         return parse(found)
     except KeyError as error:
         reason = f"{error.args[0]} is missing"
-    except (LabelError, TypeError, ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = f"not valid JSON: {error}"
+    except (LabelError, TypeError, ValueError) as error:
         reason = str(error)
     raise LabelError(f"{path}, line {number}: {reason}")
 

@@ -126,6 +126,8 @@ def _load_bert(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer as transformers reads them, from files of the folder only."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
+    if not (folder / "config.json").is_file():
+        raise TrainingError(f"{folder} is no Hugging Face model folder: it has no config.json")
     try:
         _check_bert(folder, BertConfig.get_config_dict(folder, local_files_only=True)[0])
         encoder = BertModel.from_pretrained(

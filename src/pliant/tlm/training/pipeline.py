@@ -80,6 +80,7 @@ def train_tlm(
     TrainingError or BundleError.
     """
     recipe = recipe or Recipe()
+    score_options, decision_options = recipe.score_options(), recipe.decision_options()
     bundle = open_bundle(source)
     scores, decisions = _read_labels(labels)
     network = recipe.network(bundle)
@@ -88,7 +89,7 @@ def train_tlm(
     train_score_head(
         network,
         scores,
-        recipe.score_options(),
+        score_options,
         checkpoint=labels / "score.safetensors",
         report=_part("score head", report),
     )
@@ -96,7 +97,7 @@ def train_tlm(
         train_decision_head(
             network,
             decisions,
-            recipe.decision_options(),
+            decision_options,
             checkpoint=labels / "decision.safetensors",
             report=_part("decision head", report),
         )
