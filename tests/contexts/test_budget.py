@@ -20,6 +20,7 @@ import pliant
 from pliant.contexts.context import Context
 from pliant.contexts.contexts import Contexts
 from pliant.contexts.options import ContextOptions
+from pliant.contexts.storage import StorageProfile
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.errors import MemoryBudgetError
@@ -139,3 +140,16 @@ def test_a_call_waits_for_memory_that_is_being_saved(
     with pytest.raises(MemoryBudgetError) as caught:
         opened[0].call(random.integers(6, 300, 280).tolist(), max_tokens=2)
     assert caught.value.budget_bytes == 300 * model.engine.kv_bytes(1)
+
+
+def test_chunks_take_no_memory_where_storage_is_fast(
+    open_contexts: Callable[..., Contexts], model: ElasticModel
+) -> None:
+    """Reading them goes on while others are decoded; slots are all that saves time."""
+    contexts = open_contexts(bits=None, storage=StorageProfile(1e11, 0.0))
+    context = contexts.create("app")
+    context.call(np.random.default_rng(3).integers(6, 300, 200).tolist(), max_tokens=2)
+    contexts.flush()
+    use = contexts.stat().memory
+    assert (use.slots, use.chunks) == (1, 0)
+    assert contexts.stat().store.num_chunks > 2
