@@ -64,7 +64,7 @@ class GraphCache:
         length = min(self._max_batch, shape.kv_length)
         longest = shape._replace(length=length)
         key = (id(size), (longest,))
-        if key in self._rigid:
+        if length == _SHORT_PROMPT or key in self._rigid:
             return None
         graph = self._prompts.get(key)
         if graph is None:
