@@ -46,7 +46,7 @@ def compute(engine: Engine, size: Plan | Level, kind: str, span: Span) -> list[n
                 steps.compute(index)
     found = [] if kind in ("quiet", "layers") else [engine.forward(size, [span]).copy()]
     if kind == "power":
-        found.append(engine.attention_power(size, replace(span, tokens=span.tokens[:40])))
+        found += engine.attention_power(size, replace(span, tokens=span.tokens[:40]))
     end = span.start + len(span.tokens)
     for position in range(end, end + 4):
         found.append(engine.forward(size, [Span(span.slot, [9], position)]).copy())
