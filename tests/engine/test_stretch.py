@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.test_adapters import adapted_bundle
-from engine.test_families import GAPS, SHAPE, SIZES, SPECIAL, plan_of
 from pliant.bundle import FAMILIES, Level, open_bundle
 from pliant.bundle.plan import Plan
 from pliant.engine import graphs
@@ -17,6 +15,8 @@ from pliant.engine.engine import Engine
 from pliant.engine.graphs import GraphCache
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
+from support.adapted_bundle import adapted_bundle
+from support.family_shapes import GAPS, SHAPE, SIZES, SPECIAL, plan_of
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(11).integers(6, 300, 700).tolist()
