@@ -16,7 +16,7 @@ from pliant.elastify.recovery.data import RecoveryData
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.recovery.recover import recover_levels
 from pliant.elastify.source import config_of
-from pliant.errors import ElastifyError
+from pliant.errors import ElastifyError, TrainingError
 from support.tiny_hf import make_model
 
 ray = pytest.importorskip("ray")
@@ -87,7 +87,7 @@ def test_levels_learn_what_they_learn_serially(cluster: Cluster, tmp_path: Path)
 
 def test_what_goes_wrong_in_a_task_is_told(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ElastifyError, match=r"checkpoint .* cannot be written"):
+    with pytest.raises(TrainingError, match=r"checkpoint .* cannot be written"):
         cluster.recover_levels(
             make_model(), LEVELS[:1], recovery_data(), OPTIONS, checkpoints=tmp_path / "file"
         )

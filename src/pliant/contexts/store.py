@@ -48,11 +48,7 @@ class Store:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        quota_bytes: int = DEFAULT_QUOTA_BYTES,
-        device: Device | None = None,
+        self, folder: Path, *, quota_bytes: int = DEFAULT_QUOTA_BYTES, device: Device | None = None
     ) -> None:
         """Open or begin the store in the folder `kv` of `folder`; `device` is how chunks are read.
 

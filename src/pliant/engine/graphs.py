@@ -16,7 +16,7 @@ _STEP_TOKENS = 16
 # A step's graph takes 0.1 to 0.2 MiB and is built again in less than a millisecond.
 _MAX_STEPS = 96
 _MAX_PROMPTS = 32
-# From here on one graph serves prompts of all lengths (`stretch`); layouts no longer change.
+# From here on one graph serves prompts of all lengths (`pliant.ggml.stretch`); layouts no longer change.
 _SHORT_PROMPT = TILED_FROM_TOKENS
 
 _Key = tuple[int, tuple[SpanShape, ...]]
@@ -64,7 +64,7 @@ class GraphCache:
         length = min(self._max_batch, shape.kv_length)
         longest = shape._replace(length=length)
         key = (id(size), (longest,))
-        if key in self._rigid:
+        if length == _SHORT_PROMPT or key in self._rigid:
             return None
         graph = self._prompts.get(key)
         if graph is None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pliant.slo.shortening import Shortener
     from pliant.tlm.compress import CompressedPrompt
 
+Grid = tuple[Strategy, ...]
+
 _WHOLE = (1.0,)
 
 WHOLE_FROM = 0.5
@@ -142,7 +144,7 @@ class Orchestrator:
         whole = self._whole(request)
         if request.prompt_ratios == _WHOLE:
             return whole
-        return self._shortened(request, whole, Stopwatch())
+        return self._shortened(request, whole, Stopwatch(), always=True)
 
     def observe(self, decision: Decision, generation: "Generation") -> None:
         """Learn from what the decision's request took.
@@ -248,30 +250,36 @@ class Orchestrator:
             s.feasible and s.level >= self._whole_from for s in whole.candidates
         )
 
-    def _shortened(self, request: _Request, whole: Survey, watch: Stopwatch) -> Survey:
-        """With the TLM's time in all candidates, unless then none is feasible, but some of
-        `whole`'s are."""
+    def _shortened(
+        self, request: _Request, whole: Survey, watch: Stopwatch, *, always: bool = False
+    ) -> Survey:
+        """With the TLM's time in all candidates, unless reading is in vain; `always` for show."""
         assert self._prepare is not None and self.tlm is not None
         limits, ratios = request.limits, request.prompt_ratios
 
-        def grid_of(work: Work) -> tuple[Strategy, ...]:
+        def grid_of(work: Work) -> Grid:
             return make_grid(self.latency, work, request.levels, ratios, limits)
 
         work = replace(request.work, is_read=True)
-        shortener, grid = None, grid_of(work)
-        is_optional = 1.0 in ratios and whole.is_feasible
-        if not is_optional or _has_feasible(grid):
+        grid = grid_of(work)
+        if always or not self._is_in_vain(whole, grid, ratios):
             with watch.timing("compress"):
                 shortener = self._prepare(request.prompt, request.tokens)
             work = replace(work, min_tokens=shortener.min_tokens)
             grid = grid_of(work)
-        if shortener is None or (is_optional and not _has_feasible(grid)):
-            both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
-            ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
-            return replace(whole, candidates=tuple(ordered))
-        with watch.timing("read"):
-            reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
-        return Survey(work, grid, reading, shortener)
+            if always or not self._is_in_vain(whole, grid, ratios):
+                with watch.timing("read"):
+                    reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+                return Survey(work, grid, reading, shortener)
+        both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
+        ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
+        return replace(whole, candidates=tuple(ordered))
+
+    def _is_in_vain(self, whole: Survey, grid: Grid, ratios: tuple[float, ...]) -> bool:
+        """Whether the whole prompt, unread, meets the SLO or comes as close to it as any of `grid`,
+        of which none does."""
+        least = min(s.violation for s in grid)
+        return 1.0 in ratios and least > 1 and min(s.violation for s in whole.candidates) <= least
 
     def _pick(self, survey: Survey, limits: Limits) -> tuple[Strategy, str]:
         candidates = survey.candidates
@@ -303,10 +311,6 @@ def _shorten(survey: Survey, strategy: Strategy) -> "CompressedPrompt | None":
     if survey.shortener is None or survey.reading is None or strategy.prompt_ratio >= 1:
         return None
     return survey.shortener.shorten(strategy.prompt_ratio, survey.reading)
-
-
-def _has_feasible(candidates: Sequence[Strategy]) -> bool:
-    return any(strategy.feasible for strategy in candidates)
 
 
 def _is_text(prompt: "Prompt") -> bool:

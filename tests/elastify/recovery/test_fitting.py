@@ -6,6 +6,7 @@ import torch
 
 from pliant.bundle import LayerPlan, Level, Plan
 from pliant.elastify.examples import Example
+from pliant.elastify.recovery import fitting
 from pliant.elastify.recovery.adapted import adapt, factors_of
 from pliant.elastify.recovery.batches import collate
 from pliant.elastify.recovery.fitting import Sample, fit_factors, full_outputs, reduced_rank
@@ -35,6 +36,33 @@ def test_with_all_directions_it_is_least_squares() -> None:
     expected = np.linalg.lstsq(inputs.numpy(), targets.numpy(), rcond=None)[0]
     # The ridge draws it towards nothing by a hundredth.
     np.testing.assert_allclose((b @ a).T.numpy(), expected, atol=0.02)
+
+
+def test_no_other_factors_of_the_rank_are_closer() -> None:
+    """The ridge is a row of zeros to be hit per input; the best of a rank is then known."""
+    inputs = (normal(80, 60) @ normal(60, 60, seed=1) ** 3).double()
+    targets, rank = normal(80, 12, seed=2).double(), 3
+    ridge = (inputs**2).sum(0).mean() * fitting._RIDGE
+    rows = torch.cat([inputs, torch.eye(60).double() * ridge.sqrt()])
+    hit = torch.cat([targets, torch.zeros(60, 12).double()])
+    whole = torch.linalg.lstsq(rows, hit).solution
+    best = torch.linalg.svd(rows @ whole, full_matrices=False)[2][:rank]
+    a, b = reduced_rank(inputs.float(), targets.float(), torch.ones(80), rank)
+    found, least = (
+        float((rows @ m - hit).norm()) for m in ((b @ a).T.double(), whole @ best.T @ best)
+    )
+    assert found == pytest.approx(least, rel=1e-6)
+
+
+def test_sums_are_exact_where_products_are_bfloat16() -> None:
+    inputs = normal(2000, 32)
+    inputs[:, :2] += 100  # as some units of language models are
+    targets = inputs[:, 2:] @ normal(30, 6, seed=1)
+    arguments = inputs, targets, torch.ones(2000), 4
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reduced_rank(*arguments)
+    for one, other in zip(found, reduced_rank(*arguments), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("rank", [1, 3])

@@ -1,5 +1,7 @@
 """Training recovers, repeats itself, and goes on where it was stopped."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,27 @@ def equal(left: RecoveredLevel, right: RecoveredLevel) -> bool:
         for name in left.factors
         for x, y in zip(left.factors[name], right.factors[name], strict=True)
     )
+
+
+@pytest.mark.parametrize("long", [100, 300])
+def test_a_few_long_examples_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch, long: int
+) -> None:
+    """All that factors are fitted on is one batch: its rows are as long as the longest."""
+    monkeypatch.setattr(recover, "FIT_TOKENS", 256)
+    shapes: list[tuple[int, ...]] = []
+
+    class Recorded(recover.Sample):
+        def __init__(self, examples: Sequence[Example]) -> None:
+            super().__init__(examples)
+            shapes.append(tuple(self.batch.tokens.shape))
+
+    monkeypatch.setattr(recover, "Sample", Recorded)
+    examples = [Example.text([7] * 8), Example.text([8] * long)] * 40
+    data = RecoveryData(tuple(examples), DATA.held_out, "data")
+    options = replace(OPTIONS, steps=1, max_tokens=long)
+    recover_levels(make_model(max_position_embeddings=512), LEVELS[:1], data, options)
+    assert all(0 < rows * length <= 4 * 256 for rows, length in shapes)
 
 
 def test_language_modelling_lowers_the_held_out_loss() -> None:

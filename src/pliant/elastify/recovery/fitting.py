@@ -83,17 +83,17 @@ def reduced_rank(
 
     Least squares with the tokens' `weights` and a small ridge. B's columns are orthonormal.
     """
-    root = weights.sqrt()[:, None]
-    inputs, targets = inputs * root, targets * root
-    square = inputs.T @ inputs
-    ridge = max(float(square.diagonal().mean()) * _RIDGE, torch.finfo(torch.float32).tiny)
-    square.diagonal().add_(ridge)
-    weight = torch.linalg.solve(square, inputs.T @ targets)
-    fitted = inputs @ weight
-    directions = torch.linalg.eigh(fitted.T @ fitted).eigenvectors[:, -rank:]
-    if directions.shape[1] < rank:
-        directions = torch.nn.functional.pad(directions, (0, rank - directions.shape[1]))
-    return (weight @ directions).T.contiguous(), directions.contiguous()
+    # Sums over thousands of tokens are of no use in bfloat16.
+    with torch.autocast(inputs.device.type, enabled=False):
+        weighted = inputs * weights[:, None]
+        square, cross = weighted.T @ inputs, weighted.T @ targets
+        ridge = max(float(square.diagonal().mean()) * _RIDGE, torch.finfo(torch.float32).tiny)
+        square.diagonal().add_(ridge)
+        weight = torch.linalg.solve(square, cross)
+        directions = torch.linalg.eigh(cross.T @ weight).eigenvectors[:, -rank:]
+        if directions.shape[1] < rank:
+            directions = torch.nn.functional.pad(directions, (0, rank - directions.shape[1]))
+        return (weight @ directions).T.contiguous(), directions.contiguous()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pliant.progress import Track, untracked
 from pliant.training.adamw import CHECKPOINT_SECONDS
 
 _CHECKED_BATCHES = 2  # that fitted factors are tried on
+_MOST_PADDED = 4  # times the tokens, in one batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ def _fit(
         return
     examples, others = _drawn(data.training, FIT_TOKENS, options.seed)
     checked, _ = _drawn(others, _CHECKED_BATCHES * options.batch_tokens, options.seed)
-    if not checked:
+    if not examples or not checked:
         return
     checks = [
         (batch, _teacher_logits(model, batch, options))
@@ -111,10 +112,15 @@ def _fit(
 def _drawn(
     examples: Sequence[Example], num_tokens: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Random ones of about `num_tokens` tokens, and the rest."""
+    """Random ones of about `num_tokens` tokens, and the rest.
+
+    Fewer where some are so long that, as rows of one batch, they would be mostly padding.
+    """
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()
-    ends = np.cumsum([len(examples[index].tokens) for index in order])
-    count = int(np.searchsorted(ends, num_tokens, side="right"))
+    lengths = np.array([len(examples[index].tokens) for index in order], np.int64)
+    padded = np.arange(1, len(order) + 1) * np.maximum.accumulate(lengths)
+    fits = (np.cumsum(lengths) <= num_tokens) & (padded <= _MOST_PADDED * num_tokens)
+    count = int(fits.sum())
     drawn = [examples[index] for index in order]
     return drawn[:count], drawn[count:]
 
