@@ -142,14 +142,18 @@ def test_a_call_waits_for_memory_that_is_being_saved(
     assert caught.value.budget_bytes == 300 * model.engine.kv_bytes(1)
 
 
-def test_chunks_take_no_memory_where_storage_is_fast(
-    open_contexts: Callable[..., Contexts], model: ElasticModel
+@pytest.mark.parametrize(("bandwidth", "slots"), [(1e11, 2), (5e6, 1)])
+def test_memory_is_for_what_saves_time(
+    open_contexts: Callable[..., Contexts], model: ElasticModel, bandwidth: float, slots: int
 ) -> None:
-    """Reading them goes on while others are decoded; slots are all that saves time."""
-    contexts = open_contexts(bits=None, storage=StorageProfile(1e11, 0.0))
-    context = contexts.create("app")
-    context.call(np.random.default_rng(3).integers(6, 300, 200).tolist(), max_tokens=2)
-    contexts.flush()
+    """Where reading is quicker than decoding, for slots; else for compressed chunks."""
+    budget = 500 * model.engine.kv_bytes(1)
+    storage = StorageProfile(bandwidth, 0.0)
+    contexts = open_contexts(memory_bytes=budget, bits=None, storage=storage)
+    random = np.random.default_rng(3)
+    for _ in range(3):
+        contexts.create("app").call(random.integers(6, 300, 200).tolist(), max_tokens=2)
+        contexts.flush()
     use = contexts.stat().memory
-    assert (use.slots, use.chunks) == (1, 0)
-    assert contexts.stat().store.num_chunks > 2
+    assert use.slots == slots
+    assert (use.chunks == 12) == (slots == 1)

@@ -135,12 +135,14 @@ class Memory:
             self._pool.touch(("chunk", key) for key in keys)
 
     def keeps(self, format_: ChunkFormat) -> bool:
-        """Whether chunks of a format are held at all."""
-        return self._worth.chunk(format_) > 0
+        """Whether to hold a chunk of a format: one that saves no time takes nobody's place."""
+        with self._changed:
+            has_room = self._pool.used + held_bytes(format_.nbytes) <= self._pool.budget
+        return has_room or self._worth.chunk(format_) > 0
 
     def keep(self, key: ChunkKey, chunk: EncodedChunk) -> bool:
-        """Hold a copy of a compressed chunk, if that saves time and locked memory leaves room for
-        it; whether it is held."""
+        """Hold a copy of a compressed chunk, if it `keeps` such and locked memory leaves room;
+        whether it is held."""
         with self._changed:
             if key in self._chunks:
                 return True
