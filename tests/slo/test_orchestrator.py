@@ -44,7 +44,8 @@ def _reader(**options: Any) -> FixedReader:
 
 def _orchestrator(model: ElasticModel, tlm: FixedReader | None = None, **more: Any) -> Orchestrator:
     """One that asks its TLM whenever there is something to choose."""
-    return Orchestrator(model, OnlineLatency(BASE), tlm, **{"whole_from": math.inf, **more})
+    options = {"latency": OnlineLatency(BASE), "whole_from": math.inf, **more}
+    return Orchestrator(model, tlm=tlm, **options)
 
 
 def _pair(strategy: Strategy) -> tuple[float, float]:
@@ -198,6 +199,29 @@ def test_strict_refuses_what_best_effort_flags(model: ElasticModel) -> None:
         orchestrator.decide(PROMPT, slo, max_tokens=8, policy="strict")
     reachable = Slo(**raised.value.reachable)
     assert orchestrator.decide(PROMPT, reachable, max_tokens=8, policy="strict").strategy.feasible
+
+
+@pytest.mark.parametrize("policy", ["best_effort", "strict"])
+def test_what_reading_would_only_delay_is_not_read(model: ElasticModel, policy: Any) -> None:
+    """The closest is then the whole prompt at the smallest level, and the smallest SLO its own."""
+    slow = replace(BASE, reading=EncodeCost(50.0, 0.0))
+    reader = _reader(level=0.3, prompt_ratio=0.1)
+    orchestrator = _orchestrator(model, reader, latency=OnlineLatency(slow))
+    slo = Slo(ttft_ms=0.01)
+    whole = min(orchestrator.decide(PROMPT, slo, max_tokens=8, compression="off").candidates,
+                key=lambda s: s.predicted_ttft_ms)  # fmt: skip
+    if policy == "strict":
+        with pytest.raises(SloUnreachableError) as raised:
+            orchestrator.decide(PROMPT, slo, max_tokens=8, policy=policy)
+        margin = orchestrator.latency.margins.ttft
+        least_ms = whole.predicted_ttft_ms * (1 + margin)
+        assert raised.value.reachable["ttft_ms"] == pytest.approx(least_ms, rel=0.01)
+    else:
+        decision = orchestrator.decide(PROMPT, slo, max_tokens=8, policy=policy)
+        assert decision.strategy == whole and decision.prompt is PROMPT
+    assert reader.asked == []
+    survey = orchestrator.survey(PROMPT, slo, max_tokens=8)
+    assert survey.reading is not None and len(survey.candidates) == 30
 
 
 def test_an_slo_out_of_reach_for_tpot_does_not_cost_the_prompt(model: ElasticModel) -> None:
