@@ -179,7 +179,8 @@ class Store:
         """Make what was put for a context survive a power failure; whether that worked."""
 
         def work() -> bool:
-            self._shelf.packs.sync(context_id)
+            if self._shelf.index.length(context_id):  # Else it was deleted meanwhile.
+                self._shelf.packs.sync(context_id)
             return True
 
         return bool(self._attempt("KV was not synced", work))
