@@ -128,10 +128,8 @@ class Store:
         raise outcome
 
     def read_many(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        """As `read` for each, in order, errors returned instead of raised.
-
-        What lies side by side in a pack is read at once.
-        """
+        """As `read` for each, in order, errors returned instead of raised. What lies side by side
+        in a pack is read at once."""
         with self._lock:
             found = [self._locate(chunk, sections) for chunk, sections in wanted]
         located = [item for item in found if isinstance(item, Located)]
