@@ -32,6 +32,7 @@ WITHOUT_PARTS = Plan((LayerPlan(2, 2, 0), LayerPlan(0, 0, 256), LayerPlan(1, 1, 
 def adapted_bundle(folder: Path, type_: str, quantization: str = "F16", **shape: int) -> Bundle:
     """Three layers of F32 or quantized weights, with adapters at levels 0.3 and 0.6."""
     sizes = {"layers": 3, "hidden": 256, "heads": 8, "kv_heads": 4, "head_dim": 128, "ff": 1024}
+    folder.mkdir(exist_ok=True)
     model = make_tiny_gguf(folder / f"{type_}.gguf", type=type_, **sizes | shape)
     architecture = open_bundle(model).architecture
     levels, files = [], {}
@@ -213,6 +214,21 @@ def test_adapters_take_no_more_memory_than_is_set_for_them(
     assert (engine.memory.adapters == sum(sizes)) == (sum(sizes) <= budget)
     for level, expected in zip(levels, first, strict=True):
         np.testing.assert_array_equal(engine.forward(level, [Span(0, TOKENS, 0)]), expected)
+    engine.close()
+
+
+def test_a_bundle_made_again_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    """Adapters are read when a level first runs; the model's weights were mapped before."""
+    bundle = adapted_bundle(tmp_path / "old", "F32", hidden=128)
+    level = bundle.levels[0]
+    engine = engine_of(bundle)
+    expected = engine.forward(level, [Span(0, TOKENS, 0)])
+    engine.close()
+    engine = engine_of(bundle)
+    assert level.adapter is not None
+    make_adapter(tmp_path / "other", bundle.architecture, level.plan, "Q8_0", seed=99)
+    (tmp_path / "other").replace(bundle.path / level.adapter)
+    np.testing.assert_array_equal(engine.forward(level, [Span(0, TOKENS, 0)]), expected)
     engine.close()
 
 
