@@ -35,7 +35,7 @@ def choosing(model: ElasticModel, tmp_path: Path):
     opened: list[Contexts] = []
 
     def open_them(base=SLOW) -> Contexts:
-        options = ContextOptions(bits=16, storage=StorageProfile(1e8, 0.0))
+        options = ContextOptions(bits=16, storage=StorageProfile(3e7, 0.0))
         orchestrator = Orchestrator(model, OnlineLatency(base))
         root = tmp_path / "contexts"
         opened.append(Contexts(model, root, options, orchestrator=orchestrator))

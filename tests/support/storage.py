@@ -2,4 +2,4 @@
 
 from pliant.contexts.storage import StorageProfile
 
-FAST = StorageProfile(bandwidth=1e8, latency_s=0.0)
+FAST = StorageProfile(bandwidth=3e7, latency_s=0.0)
