@@ -197,7 +197,7 @@ def test_a_request_can_name_what_stays(model: ElasticModel) -> None:
     kept = []
     for protect in (marked, None):
         decision = orchestrator.decide(asked, Slo(0.8, 0.8), max_tokens=8, protect=protect)
-        kept.append(decision.prompt[0]["content"].count("<< wait here today >>"))  # type: ignore[index, call-overload, union-attr]
+        kept.append(decision.prompt[0]["content"].count("<< wait here today >>"))  # type: ignore[call-overload, index]
     assert kept == [3, 0]
     answer = orchestrator.answer(asked, Slo(0.8, 0.8), max_tokens=1, protect=EVERYTHING)
     assert answer.decision.prompt_ratio < 1
