@@ -177,8 +177,9 @@ class Store:
         """Make what was put for a context survive a power failure; whether that worked."""
 
         def work() -> bool:
-            if self._shelf.index.length(context_id):  # Else it was deleted meanwhile.
-                self._shelf.packs.sync(context_id)
+            if not self._shelf.index.length(context_id):
+                return False  # It was deleted meanwhile.
+            self._shelf.packs.sync(context_id)
             return True
 
         return bool(self._attempt("KV was not synced", work))
