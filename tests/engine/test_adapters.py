@@ -198,6 +198,21 @@ def test_adapters_take_no_more_memory_than_is_set_for_them(
     engine.close()
 
 
+def test_a_bundle_made_again_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    """Adapters are read when a level first runs; the model's weights were mapped before."""
+    bundle = adapted_bundle(tmp_path / "old", "F32", hidden=128)
+    level = bundle.levels[0]
+    engine = engine_of(bundle)
+    expected = engine.forward(level, [Span(0, TOKENS, 0)])
+    engine.close()
+    engine = engine_of(bundle)
+    assert level.adapter is not None
+    make_adapter(tmp_path / "other", bundle.architecture, level.plan, "Q8_0", seed=99)
+    (tmp_path / "other").replace(bundle.path / level.adapter)
+    np.testing.assert_array_equal(engine.forward(level, [Span(0, TOKENS, 0)]), expected)
+    engine.close()
+
+
 def test_a_level_of_another_bundle_is_refused(plain: Bundle) -> None:
     engine = engine_of(plain)
     level = Level(0.3, SMALL, 0.3, adapter="adapter-0.4.gguf")

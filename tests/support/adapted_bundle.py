@@ -22,6 +22,7 @@ WIDE = Plan((LayerPlan(3, 2, 512), LayerPlan(2, 2, 768), LayerPlan(4, 2, 512)))
 def adapted_bundle(folder: Path, type_: str, quantization: str = "F16", **shape: int) -> Bundle:
     """Three layers of F32 or quantized weights, with adapters at levels 0.3 and 0.6."""
     sizes = {"layers": 3, "hidden": 256, "heads": 8, "kv_heads": 4, "head_dim": 128, "ff": 1024}
+    folder.mkdir(exist_ok=True)
     model = make_tiny_gguf(folder / f"{type_}.gguf", type=type_, **sizes | shape)
     architecture = open_bundle(model).architecture
     levels, files = [], {}

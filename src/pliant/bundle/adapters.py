@@ -107,7 +107,7 @@ class Adapter:
             )
 
 
-def decode_factor(data: memoryview | npt.NDArray[np.uint8], info: TensorInfo) -> Floats:
+def decode_factor(data: memoryview, info: TensorInfo) -> Floats:
     """The values of a factor from its bytes, in rows as numpy has them."""
     shape = info.shape[::-1]
     if info.type is GgmlType.F16:

@@ -96,6 +96,11 @@ class GgufFile:
         tensor = self.tensors[name]
         return memoryview(self._buffer)[tensor.offset : tensor.offset + tensor.nbytes]
 
+    def release(self) -> None:
+        """Give back the memory of what was read; it is read again when it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._buffer.madvise(mmap.MADV_DONTNEED)
+
 
 def _map(path: Path) -> mmap.mmap:
     try:

@@ -177,6 +177,8 @@ class Store:
         """Make what was put for a context survive a power failure; whether that worked."""
 
         def work() -> bool:
+            if not self._shelf.index.length(context_id):
+                return False  # It was deleted meanwhile.
             self._shelf.packs.sync(context_id)
             return True
 

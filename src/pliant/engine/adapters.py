@@ -72,18 +72,19 @@ class LevelAdapter:
         return self._factors[f"blk.{index}.{part}.weight"]
 
     def load(self) -> None:
-        """Read the file and write the factors."""
-        data = np.fromfile(self._adapter.gguf.path, np.uint8)
+        """Read the factors and write them as they run."""
+        gguf = self._adapter.gguf
         for tensor, infos in self._a:
             assert tensor.data is not None
-            stacked = [data[info.offset : info.offset + info.nbytes] for info in infos]
+            stacked = [np.frombuffer(gguf.tensor_bytes(info.name), np.uint8) for info in infos]
             np.concatenate(stacked, out=bytes_at(tensor.data, tensor.nbytes))
         scale = np.float32(self._adapter.scale)
         for tensor, infos in self._b:
             planes = tensor.numpy()[0]  # numpy's order: [modules, rank, rows]
             for plane, info in zip(planes, infos, strict=True):
-                stored = data[info.offset : info.offset + info.nbytes]
-                np.multiply(decode_factor(stored, info).T, scale, out=plane)
+                factor = decode_factor(gguf.tensor_bytes(info.name), info)
+                np.multiply(factor.T, scale, out=plane)
+        gguf.release()
 
     def unload(self) -> None:
         """Give the memory back to the system."""
