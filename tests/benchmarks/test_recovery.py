@@ -34,4 +34,4 @@ def test_prints_a_table_and_writes_every_claim(tmp_path: Path) -> None:
     assert full["level"] == 1.0
     assert {row["recipe"] for row in recipes} >= {"global, distill", "paper", "pruner"}
     assert all({"bare", "recovered", "gap", "gap_closed"} <= row.keys() for row in recipes)
-    assert len(document["claims"]) == 6
+    assert len(document["claims"]) == 7
