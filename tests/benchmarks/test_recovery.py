@@ -30,8 +30,8 @@ def test_prints_a_table_and_writes_every_claim(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["benchmark"] == "recovery"
     *recipes, full = document["results"]
-    assert [row["level"] for row in recipes] == [0.5] * 5
+    assert [row["level"] for row in recipes] == [0.5] * 6
     assert full["level"] == 1.0
     assert {row["recipe"] for row in recipes} >= {"global, distill", "paper", "pruner"}
     assert all({"bare", "recovered", "gap", "gap_closed"} <= row.keys() for row in recipes)
-    assert len(document["claims"]) == 6
+    assert len(document["claims"]) == 7

@@ -9,10 +9,10 @@ from pliant.contexts.blocks import encode_rows
 from pliant.ggml.quantize import dequantize, quantize
 from pliant.ggml.types import GgmlType, row_size
 
-TYPES = [GgmlType.Q8_0, GgmlType.Q4_K, GgmlType.IQ4_XS, GgmlType.Q3_K, GgmlType.Q2_K]
+TYPES = [GgmlType.Q8_0, GgmlType.Q4_K, GgmlType.Q2_K]
 # Of the range of a group of numbers, zero included: half a step, and the rounding of its scale.
 # At 2 bits the ends of the range are clipped.
-MOST_OF_RANGE = {"Q8_0": 0.006, "Q4_K": 0.08, "IQ4_XS": 0.12, "Q3_K": 0.3, "Q2_K": 0.6}
+MOST_OF_RANGE = {"Q8_0": 0.006, "Q4_K": 0.08, "Q2_K": 0.6}
 
 
 def make_rows(seed: int, shape: tuple[int, int], scale: float, spikes: int) -> np.ndarray:

@@ -20,6 +20,7 @@ import pliant
 from pliant.contexts.context import Context
 from pliant.contexts.contexts import Contexts
 from pliant.contexts.options import ContextOptions
+from pliant.contexts.storage import StorageProfile
 from pliant.engine.model import ElasticModel
 from pliant.engine.options import EngineOptions
 from pliant.errors import MemoryBudgetError
@@ -94,7 +95,8 @@ def test_two_thousand_switches_of_a_real_model(
         Contexts(model, tmp_path, options) as contexts,
     ):
         vocab_size = model.engine.architecture.vocab_size
-        warm_up = Trace(contexts, 20, vocab_size)
+        # Few contexts, which get as long as any: buffers are resident as far as they were used.
+        warm_up = Trace(contexts, 6, vocab_size)
         for step in range(300):
             warm_up.step()
             if step % 5 == 0:
@@ -139,3 +141,20 @@ def test_a_call_waits_for_memory_that_is_being_saved(
     with pytest.raises(MemoryBudgetError) as caught:
         opened[0].call(random.integers(6, 300, 280).tolist(), max_tokens=2)
     assert caught.value.budget_bytes == 300 * model.engine.kv_bytes(1)
+
+
+@pytest.mark.parametrize(("bandwidth", "slots"), [(1e11, 2), (5e6, 1)])
+def test_memory_is_for_what_saves_time(
+    open_contexts: Callable[..., Contexts], model: ElasticModel, bandwidth: float, slots: int
+) -> None:
+    """Where reading is quicker than decoding, for slots; else for compressed chunks."""
+    budget = 500 * model.engine.kv_bytes(1)
+    storage = StorageProfile(bandwidth, 0.0)
+    contexts = open_contexts(memory_bytes=budget, bits=None, storage=storage)
+    random = np.random.default_rng(3)
+    for _ in range(3):
+        contexts.create("app").call(random.integers(6, 300, 200).tolist(), max_tokens=2)
+        contexts.flush()
+    use = contexts.stat().memory
+    assert use.slots == slots
+    assert (use.chunks == 12) == (slots == 1)

@@ -18,8 +18,9 @@ SIZES = st.integers(0, 60)
 class Row:
     key: int
     nbytes: int
-    bits: int
+    worth: float
     used_at: int
+    age: float
     claim: int | None = None
 
 
@@ -29,10 +30,7 @@ class PlainPool:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.time = 0
-
-    def now(self) -> int:
-        self.time += 1
-        return self.time
+        self.age = 0.0
 
     def row(self, key: int) -> Row:
         return next(row for row in self.rows if row.key == key)
@@ -43,13 +41,23 @@ class PlainPool:
     def evict_for(self, nbytes: int) -> list[int] | None:
         """Keys in order, or None if it cannot be done."""
         victims: list[int] = []
-        idle = sorted((r for r in self.rows if r.claim is None), key=lambda r: (-r.bits, r.used_at))
+        age = self.age
+        idle = sorted(
+            (r for r in self.rows if r.claim is None),
+            key=lambda r: (r.age + r.worth, r.worth, r.used_at),
+        )
         while self.used() - sum(self.row(k).nbytes for k in victims) + nbytes > BUDGET:
             if not idle:
                 return None
-            victims.append(idle.pop(0).key)
+            victims.append(idle[0].key)
+            age = idle[0].age + idle.pop(0).worth
         self.rows = [row for row in self.rows if row.key not in victims]
+        self.age = age
         return victims
+
+    def use(self, row: Row) -> None:
+        self.time += 1
+        row.used_at, row.age = self.time, self.age
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -62,17 +70,18 @@ class PoolMachine(RuleBasedStateMachine):
     def keys(self, locked: bool) -> list[int]:
         return [row.key for row in self.plain.rows if (row.claim is not None) == locked]
 
-    @rule(nbytes=st.integers(0, 130), bits=st.sampled_from([16, 8, 4, 2]))
-    def add(self, nbytes: int, bits: int) -> None:
+    @rule(nbytes=st.integers(0, 130), worth=st.sampled_from([0.0, 0.5, 2.0, 16.0]))
+    def add(self, nbytes: int, worth: float) -> None:
         self.next_key += 1
         expected = self.plain.evict_for(nbytes)
         if expected is None:
             with pytest.raises(MemoryBudgetError) as caught:
-                self.pool.add(self.next_key, nbytes, bits)
+                self.pool.add(self.next_key, nbytes, worth)
             assert caught.value.needed_bytes == nbytes and caught.value.budget_bytes == BUDGET
             return
-        assert self.pool.add(self.next_key, nbytes, bits) == expected
-        self.plain.rows.append(Row(self.next_key, nbytes, bits, self.plain.now()))
+        assert self.pool.add(self.next_key, nbytes, worth) == expected
+        self.plain.rows.append(Row(self.next_key, nbytes, worth, 0, 0.0))
+        self.plain.use(self.plain.rows[-1])
 
     @precondition(lambda self: self.keys(locked=False))
     @rule(data=st.data(), claim=SIZES)
@@ -91,7 +100,8 @@ class PoolMachine(RuleBasedStateMachine):
     def unlock(self, data: st.DataObject) -> None:
         row = self.plain.row(data.draw(st.sampled_from(self.keys(locked=True))))
         self.pool.unlock(row.key)
-        row.claim, row.used_at = None, self.plain.now()
+        row.claim = None
+        self.plain.use(row)
 
     @precondition(lambda self: self.keys(locked=True))
     @rule(data=st.data(), share=st.floats(0, 1))
@@ -116,7 +126,7 @@ class PoolMachine(RuleBasedStateMachine):
         for key in keys:
             for row in self.plain.rows:
                 if row.key == key and row.claim is None:
-                    row.used_at = self.plain.now()
+                    self.plain.use(row)
 
     @invariant()
     def same_as_plain(self) -> None:
@@ -126,7 +136,6 @@ class PoolMachine(RuleBasedStateMachine):
         for row in self.plain.rows:
             assert row.key in self.pool
             assert self.pool.nbytes(row.key) == row.nbytes
-            assert self.pool.bits(row.key) == row.bits
             assert self.pool.is_locked(row.key) == (row.claim is not None)
 
 
@@ -134,12 +143,21 @@ TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_the_least_compressed_go_first_then_the_least_recently_used() -> None:
+def test_the_least_worth_go_first_then_the_least_recently_used() -> None:
     pool: Pool[str] = Pool(10)
-    for key, bits in (("a4", 4), ("b8", 8), ("c8", 8), ("d2", 2), ("slot", 16)):
-        pool.add(key, 2, bits)
-    pool.touch(["b8"])
-    assert pool.add("e", 7, 4) == ["slot", "c8", "b8", "a4"]
+    for key, worth in (("a4", 4.0), ("b2", 2.0), ("c2", 2.0), ("d8", 8.0), ("slot", 1.0)):
+        pool.add(key, 2, worth)
+    pool.touch(["b2"])
+    assert pool.next_victim() == "slot"
+    assert pool.add("e", 7, 4.0) == ["slot", "c2", "b2", "a4"]
+
+
+def test_what_is_not_used_loses_its_worth() -> None:
+    """Of entries of much and of little worth, the former go when the latter came often enough."""
+    pool: Pool[str] = Pool(4)
+    pool.add("dear", 2, 3.0)
+    evicted = [pool.add(str(number), 2, 1.0) for number in range(6)]
+    assert evicted == [[], ["0"], ["1"], ["2"], ["dear"], ["3"]]
 
 
 def test_a_promised_claim_is_not_promised_again() -> None:

@@ -9,24 +9,12 @@ from pliant.bundle import FAMILIES, LayerPlan, Plan, open_bundle
 from pliant.engine.engine import Engine
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
+from support.family_shapes import GAPS, SHAPE, SIZES, SPECIAL, WINDOW, plan_of
 from support.llama_reference import LlamaReference
 from support.silenced import silence_other_units
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(7).integers(6, 300, 320).tolist()
-WINDOW = 48
-# Layers: at least one of each kind (window and none, rotated and not).
-SHAPE = {"hidden": 256, "heads": 8, "kv_heads": 4, "ff": 512, "context": 1024}
-SIZES = (LayerPlan(4, 2, 512), LayerPlan(2, 2, 256), LayerPlan(3, 1, 32), LayerPlan(1, 2, 64))
-GAPS = (LayerPlan(2, 1, 512), LayerPlan(0, 2, 256), LayerPlan(4, 2, 0), LayerPlan(1, 1, 32))
-SPECIAL = {
-    "smollm3": {"layers": 4},
-    "gemma2": {"layers": 2, "window": WINDOW},
-    "gemma3": {"layers": 6, "window": WINDOW, "head_dim": 64, "rope_scale": 8.0},
-    "qwen3": {"head_dim": 64},
-    "qwen2": {"tied": False},
-    "phi3": {"rope_dim": 24},
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +34,6 @@ def models(tmp_path_factory: pytest.TempPathFactory):
 
 def engine_of(path: Path, **options) -> Engine:
     return Engine(open_bundle(path), EngineOptions(threads=1, **options))
-
-
-def plan_of(layers: tuple[LayerPlan, ...], engine: Engine) -> Plan:
-    return Plan(tuple(layers[i % len(layers)] for i in range(engine.architecture.num_layers)))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

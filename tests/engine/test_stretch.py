@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.test_adapters import adapted_bundle
-from engine.test_families import GAPS, SHAPE, SIZES, SPECIAL, plan_of
 from pliant.bundle import FAMILIES, Level, open_bundle
 from pliant.bundle.plan import Plan
 from pliant.engine import graphs
@@ -17,6 +15,8 @@ from pliant.engine.engine import Engine
 from pliant.engine.graphs import GraphCache
 from pliant.engine.options import EngineOptions
 from pliant.engine.span import Span
+from support.adapted_bundle import adapted_bundle
+from support.family_shapes import GAPS, SHAPE, SIZES, SPECIAL, plan_of
 from support.tiny_gguf import make_tiny_gguf
 
 TOKENS = np.random.default_rng(11).integers(6, 300, 700).tolist()
@@ -46,7 +46,7 @@ def compute(engine: Engine, size: Plan | Level, kind: str, span: Span) -> list[n
                 steps.compute(index)
     found = [] if kind in ("quiet", "layers") else [engine.forward(size, [span]).copy()]
     if kind == "power":
-        found.append(engine.attention_power(size, replace(span, tokens=span.tokens[:40])))
+        found += engine.attention_power(size, replace(span, tokens=span.tokens[:40]))
     end = span.start + len(span.tokens)
     for position in range(end, end + 4):
         found.append(engine.forward(size, [Span(span.slot, [9], position)]).copy())

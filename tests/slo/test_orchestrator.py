@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from pliant.errors import (
     UnknownLevelError,
 )
 from pliant.slo import EncodeCost, OnlineLatency, Orchestrator, Slo, State, Strategy
-from pliant.tlm.protect import EVERYTHING
+from pliant.tlm.protect import EVERYTHING, STRUCTURE
 from support.readers import FixedReader
 from support.synthetic_latency import make_latency
 from support.tiny_bundle import RATIOS, make_tiny_bundle
@@ -44,7 +44,8 @@ def _reader(**options: Any) -> FixedReader:
 
 def _orchestrator(model: ElasticModel, tlm: FixedReader | None = None, **more: Any) -> Orchestrator:
     """One that asks its TLM whenever there is something to choose."""
-    return Orchestrator(model, OnlineLatency(BASE), tlm, **{"whole_from": math.inf, **more})
+    options = {"latency": OnlineLatency(BASE), "whole_from": math.inf, **more}
+    return Orchestrator(model, tlm=tlm, **options)
 
 
 def _pair(strategy: Strategy) -> tuple[float, float]:
@@ -188,6 +189,37 @@ def test_protected_parts_set_a_floor_to_the_prompt(model: ElasticModel) -> None:
         assert floor == pytest.approx(len(decision.tokens), abs=2)
 
 
+def test_a_request_can_name_what_stays(model: ElasticModel) -> None:
+    text = "all buses and trains << wait here today >> for the snow to melt away " * 3
+    asked = [{"role": "user", "content": text + "\nWhich?"}]
+    orchestrator = _orchestrator(model, _reader(level=0.3, prompt_ratio=0.1))
+    marked = replace(STRUCTURE, markers=(("<<", ">>"),))
+    kept = []
+    for protect in (marked, None):
+        decision = orchestrator.decide(asked, Slo(0.8, 0.8), max_tokens=8, protect=protect)
+        kept.append(decision.prompt[0]["content"].count("<< wait here today >>"))  # type: ignore[call-overload, index]
+    assert kept == [3, 0]
+    answer = orchestrator.answer(asked, Slo(0.8, 0.8), max_tokens=1, protect=EVERYTHING)
+    assert answer.decision.prompt_ratio < 1
+
+
+def test_decisions_from_several_threads_are_those_of_one(model: ElasticModel) -> None:
+    orchestrator = _orchestrator(model, _reader(level=0.3, prompt_ratio=0.4))
+    slos = [Slo(share, share) for share in (0.01, 0.4, 0.6, 0.8, 1.0)] * 8
+
+    def decided(slo: Slo) -> tuple[Strategy, Sequence[int]]:
+        decision = orchestrator.decide(PROMPT, slo, max_tokens=8)
+        return decision.strategy, decision.tokens
+
+    expected = [decided(slo) for slo in slos]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(decided, slos)) == expected
+    with ThreadPoolExecutor(model.engine.num_slots) as pool:
+        answers = list(pool.map(lambda slo: orchestrator.answer(PROMPT, slo, max_tokens=2), slos))
+    ttfts = [e.count for e in orchestrator.latency.errors() if e.side == "ttft"]
+    assert sum(ttfts) == len(answers) == 40
+
+
 def test_strict_refuses_what_best_effort_flags(model: ElasticModel) -> None:
     orchestrator = _orchestrator(model, _reader())
     slo = Slo(ttft_ms=0.01)
@@ -198,6 +230,29 @@ def test_strict_refuses_what_best_effort_flags(model: ElasticModel) -> None:
         orchestrator.decide(PROMPT, slo, max_tokens=8, policy="strict")
     reachable = Slo(**raised.value.reachable)
     assert orchestrator.decide(PROMPT, reachable, max_tokens=8, policy="strict").strategy.feasible
+
+
+@pytest.mark.parametrize("policy", ["best_effort", "strict"])
+def test_what_reading_would_only_delay_is_not_read(model: ElasticModel, policy: Any) -> None:
+    """The closest is then the whole prompt at the smallest level, and the smallest SLO its own."""
+    slow = replace(BASE, reading=EncodeCost(50.0, 0.0))
+    reader = _reader(level=0.3, prompt_ratio=0.1)
+    orchestrator = _orchestrator(model, reader, latency=OnlineLatency(slow))
+    slo = Slo(ttft_ms=0.01)
+    whole = min(orchestrator.decide(PROMPT, slo, max_tokens=8, compression="off").candidates,
+                key=lambda s: s.predicted_ttft_ms)  # fmt: skip
+    if policy == "strict":
+        with pytest.raises(SloUnreachableError) as raised:
+            orchestrator.decide(PROMPT, slo, max_tokens=8, policy=policy)
+        margin = orchestrator.latency.margins.ttft
+        least_ms = whole.predicted_ttft_ms * (1 + margin)
+        assert raised.value.reachable["ttft_ms"] == pytest.approx(least_ms, rel=0.01)
+    else:
+        decision = orchestrator.decide(PROMPT, slo, max_tokens=8, policy=policy)
+        assert decision.strategy == whole and decision.prompt is PROMPT
+    assert reader.asked == []
+    survey = orchestrator.survey(PROMPT, slo, max_tokens=8)
+    assert survey.reading is not None and len(survey.candidates) == 30
 
 
 def test_an_slo_out_of_reach_for_tpot_does_not_cost_the_prompt(model: ElasticModel) -> None:
@@ -302,27 +357,3 @@ def test_closing_frees_the_tlm(model: ElasticModel) -> None:
     with _orchestrator(model, reader):
         assert not reader.is_closed
     assert reader.is_closed
-
-
-def test_a_bundles_own_tlm_is_opened_timed_and_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pliant.slo import open_orchestrator
-    from pliant.tlm.install import install_tlm
-    from pliant.tlm.training.build import fresh_network
-    from pliant.tlm.training.export import write_tlm
-
-    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
-    bundle = make_tiny_bundle(tmp_path / "tiny", context=512)
-    write_tlm(tmp_path / "tlm.gguf", fresh_network(bundle))
-    install_tlm(bundle.path, tmp_path / "tlm.gguf")
-    with (
-        load(bundle.path, EngineOptions(threads=1)) as model,
-        open_orchestrator(model, budget_s=1.0) as orchestrator,
-    ):
-        base = orchestrator.latency.base
-        assert base.reading.ms(100) > 0 < base.compressing.ms(100)
-        answer = orchestrator.answer(PROMPT, Slo(ttft_ms=1e5), max_tokens=4, compression=0.4)
-        assert answer.decision.reading is not None
-        assert sum(answer.decision.reading.levels) == pytest.approx(1)
-        assert answer.decision.prompt_ratio <= 0.4

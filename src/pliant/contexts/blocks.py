@@ -33,12 +33,6 @@ class _Affine:
     range: float
 
 
-# What the 16 codes of IQ4_XS stand for, in 127ths, and the nearest code of -128..127.
-_CURVE = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
-)
-_NEAREST = np.searchsorted((_CURVE[1:] + _CURVE[:-1]) / 2, np.arange(-128, 128)).astype(np.uint8)
-
 _Q4_K = _Affine(group=32, levels=15, steps=63, range=1.0)
 _Q2_K = _Affine(group=16, levels=3, steps=15, range=0.8)
 
@@ -111,34 +105,7 @@ def _pack_2(units: _Bytes, scales: _Bytes, lows: _Bytes, q: _Bytes) -> _Bytes:
     return np.concatenate([scales | lows << 4, pairs.reshape(-1, 64), units], axis=1)
 
 
-def _encode_curve(blocks: _Floats) -> _Bytes:
-    """struct block_iq4_xs: one number f16, its multiples -32..31, codes of 32 at a time."""
-    x = blocks.reshape(len(blocks), 8, 32)
-    most, least = x.max(axis=-1), x.min(axis=-1)
-    values = _CURVE[_codes(x, np.where(most > -least, most, least) / np.float32(-127))]
-    products, squares = (np.einsum("...i,...i", values, y) for y in (x, values))
-    scale = products / np.maximum(squares, 1)
-    halves = (np.abs(scale).max(axis=1) / np.float32(31)).astype(np.float16)[:, None]
-    unit = halves.astype(np.float32)
-    multiples = np.clip(np.rint(scale / np.maximum(unit, _TINY)), -32, 31)
-    codes = _codes(x, unit * multiples).reshape(-1, 8, 2, 16)
-    stored = (multiples + 32).astype(np.uint8)
-    shifts = 2 * np.arange(8, dtype=np.uint16)
-    high = np.bitwise_or.reduce((stored >> 4).astype(np.uint16) << shifts, axis=1)[:, None]
-    low = (stored[:, 0::2] & 15) | (stored[:, 1::2] & 15) << 4
-    nibbles = (codes[:, :, 0] | codes[:, :, 1] << 4).reshape(-1, 128)
-    return np.concatenate([halves.view(np.uint8), high.view(np.uint8), low, nibbles], axis=1)
-
-
-def _codes(x: _Floats, scale: _Floats) -> _Bytes:
-    is_tiny = np.abs(scale) < _TINY
-    inverse = np.where(is_tiny, 0, 1 / np.where(is_tiny, 1, scale))
-    q = np.rint(x * inverse[..., None])
-    return _NEAREST[np.clip(q, -128, 127).astype(np.int16) + 128]
-
-
 _ENCODERS: dict[GgmlType, Callable[[_Floats], _Bytes]] = {
     GgmlType.Q4_K: lambda blocks: _pack_4(*_encode(blocks, _Q4_K)),
-    GgmlType.IQ4_XS: _encode_curve,
     GgmlType.Q2_K: lambda blocks: _pack_2(*_encode(blocks, _Q2_K)),
 }

@@ -1,12 +1,14 @@
 """What an encoded chunk looks like: bits, sections and their sizes. No native code.
 
 A chunk is some tokens of one slot, all layers, of the KV heads of the level they were computed
-at. It is a row of sections, one per layer and KV head, layer by layer and head by head, all of
-equal size: one layer, and of it a prefix of heads, is one contiguous piece of the payload.
+at. It is a row of sections, one per layer and KV head, layer by layer and head by head: one layer,
+and of it a prefix of heads, is one contiguous piece of the payload.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate
 from typing import get_args
 
 from pliant.bundle import Architecture
@@ -18,91 +20,115 @@ LOSSLESS = 16
 MAX_TOKENS = 1024
 BITS = (LOSSLESS, 8, 4, 2)
 
-# Keys and values are ggml blocks over a head's tokens, one token behind the other. Noise in keys
-# costs an answer about five times what noise in values does, so the least bits are for values.
-BLOCK_TYPES = {
-    8: (GgmlType.Q8_0, GgmlType.Q8_0),
-    4: (GgmlType.Q4_K, GgmlType.IQ4_XS),
-    2: (GgmlType.Q3_K, GgmlType.Q2_K),
-}
+# Of keys and of values: ggml blocks over a head's tokens, one token behind the other. These are
+# the types that ggml decodes quickest; 16 bits are the cache's own bytes.
+BLOCK_TYPES = {8: GgmlType.Q8_0, 4: GgmlType.Q4_K, 2: GgmlType.Q2_K}
 CACHE_TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 # Per channel of the keys: its centre and its scale, a byte each.
 SIDE_BYTES = 2
 
 
 @dataclass(frozen=True)
+class SectionFormat:
+    """One KV head in one layer: what is kept of the keys' channels, keys, values."""
+
+    type: GgmlType
+    num_tokens: int
+    head_dim: int
+    side_bytes: int
+    plane_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.side_bytes + 2 * self.plane_bytes
+
+    @property
+    def num_values(self) -> int:
+        """Keys and values, each counted by itself."""
+        return 2 * self.num_tokens * self.head_dim
+
+
+@cache
+def section_format(bits: int, num_tokens: int, head_dim: int, kv_type: KvType) -> SectionFormat:
+    """Raises ChunkError for what cannot be encoded."""
+    if bits not in BITS:
+        raise ChunkError(f"bits is {bits!r}; it must be one of {BITS}")
+    if kv_type not in get_args(KvType):
+        raise ChunkError(f"kv_type is {kv_type!r}; it must be f16 or q8_0")
+    if not 1 <= num_tokens <= MAX_TOKENS:
+        raise ChunkError(f"a chunk has 1 to {MAX_TOKENS} tokens, not {num_tokens}")
+    is_lossless = bits == LOSSLESS
+    type_ = CACHE_TYPES[kv_type] if is_lossless else BLOCK_TYPES[bits]
+    row, rows = (head_dim, num_tokens) if is_lossless else (num_tokens * head_dim, 1)
+    block = TYPE_SIZES[type_].block
+    if head_dim < 1 or row % block:
+        raise ChunkError(
+            f"{num_tokens} tokens of head size {head_dim} are not whole blocks of {block}: "
+            f"{bits} bits need another number of tokens"
+        )
+    side_bytes = 0 if is_lossless else SIDE_BYTES * head_dim
+    return SectionFormat(type_, num_tokens, head_dim, side_bytes, row_size(type_, row) * rows)
+
+
+@dataclass(frozen=True)
 class ChunkFormat:
     """What must be known to read a payload.
 
-    `kv_heads` are per layer, of the level the chunk was computed at; `kv_type` is the type of the
-    cache it came from and goes to. Raises ChunkError for what cannot be encoded.
+    `bits` are per section; LOSSLESS is for all of them or none. `kv_heads` are per layer, of the
+    level the chunk was computed at; `kv_type` is the type of the cache it came from and goes to.
+    Raises ChunkError for what cannot be encoded.
     """
 
-    bits: int
+    bits: tuple[int, ...]
     num_tokens: int
     kv_heads: tuple[int, ...]
     head_dim: int
     kv_type: KvType
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise ChunkError(f"bits is {self.bits!r}; it must be one of {BITS}")
-        if self.kv_type not in get_args(KvType):
-            raise ChunkError(f"kv_type is {self.kv_type!r}; it must be f16 or q8_0")
         if not self.kv_heads or min(self.kv_heads) < 0:
             raise ChunkError(f"a chunk has 0 or more KV heads per layer, not {self.kv_heads}")
-        values = self.head_dim if self.bits == LOSSLESS else self.num_tokens * self.head_dim
-        block = max(TYPE_SIZES[type_].block for type_ in (self.key_type, self.value_type))
-        if not 1 <= self.num_tokens <= MAX_TOKENS:
-            raise ChunkError(f"a chunk has 1 to {MAX_TOKENS} tokens, not {self.num_tokens}")
-        if self.head_dim < 1 or values % block:
-            raise ChunkError(
-                f"{self.num_tokens} tokens of head size {self.head_dim} are not whole blocks of "
-                f"{block}: {self.bits} bits need another number of tokens"
-            )
-
-    @property
-    def key_type(self) -> GgmlType:
-        return self._types[0]
-
-    @property
-    def value_type(self) -> GgmlType:
-        return self._types[1]
-
-    @property
-    def side_bytes(self) -> int:
-        """Of a section: what is kept of the keys' channels."""
-        return 0 if self.bits == LOSSLESS else SIDE_BYTES * self.head_dim
+        if len(self.bits) != sum(self.kv_heads):
+            raise ChunkError(f"{len(self.bits)} sections' bits for {sum(self.kv_heads)} KV heads")
+        found = set(self.bits)
+        for bits in found or {LOSSLESS}:
+            section_format(bits, self.num_tokens, self.head_dim, self.kv_type)
+        if LOSSLESS in found and len(found) > 1:
+            raise ChunkError("a chunk is lossless as a whole or not at all")
 
     @cached_property
-    def key_bytes(self) -> int:
-        """Of a section: the keys' blocks."""
-        return self._plane_bytes(self.key_type)
+    def sections(self) -> tuple[SectionFormat, ...]:
+        size = self.num_tokens, self.head_dim, self.kv_type
+        return tuple(section_format(bits, *size) for bits in self.bits)
+
+    @property
+    def is_lossless(self) -> bool:
+        return LOSSLESS in self.bits
 
     @cached_property
-    def section_bytes(self) -> int:
-        """Of one KV head in one layer: centres and scales of the keys, keys, values."""
-        return self.side_bytes + self.key_bytes + self._plane_bytes(self.value_type)
+    def mean_bits(self) -> int:
+        """The nominal bits of its sections on average, rounded."""
+        return round(sum(self.bits) / len(self.bits)) if self.bits else LOSSLESS
 
-    @cached_property
+    @property
     def num_sections(self) -> int:
-        return sum(self.kv_heads)
+        return len(self.bits)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        return self.num_sections * self.section_bytes
+        return self._offsets[-1]
 
-    @property
+    @cached_property
     def num_values(self) -> int:
         """Keys and values in the chunk, each counted by itself."""
-        return 2 * self.num_sections * self.num_tokens * self.head_dim
+        return sum(section.num_values for section in self.sections)
 
     @property
     def bits_per_value(self) -> float:
         """What a key or value takes, everything included."""
-        return 8.0 * self.section_bytes / (2 * self.num_tokens * self.head_dim)
+        return 8.0 * self.nbytes / self.num_values
 
-    def sections(self, layer: int, kv_heads: int) -> range:
+    def numbers(self, layer: int, kv_heads: int) -> range:
         """Numbers of the sections of a layer's first `kv_heads` heads; they follow each other.
 
         Raises ChunkError if the chunk does not have them.
@@ -117,22 +143,24 @@ class ChunkFormat:
 
     def byte_range(self, sections: range) -> slice:
         """Where sections that follow each other lie in the payload."""
-        return slice(sections.start * self.section_bytes, sections.stop * self.section_bytes)
+        return slice(self._offsets[sections.start], self._offsets[sections.stop])
 
-    @property
-    def _types(self) -> tuple[GgmlType, GgmlType]:
-        if self.bits == LOSSLESS:
-            return CACHE_TYPES[self.kv_type], CACHE_TYPES[self.kv_type]
-        return BLOCK_TYPES[self.bits]
+    def layer_bytes(self, layer: int, kv_heads: int) -> int:
+        """Of the sections of a layer's first `kv_heads` heads."""
+        part = self.byte_range(self.numbers(layer, kv_heads))
+        return int(part.stop - part.start)
 
-    def _plane_bytes(self, type_: GgmlType) -> int:
-        if self.bits == LOSSLESS:
-            return row_size(type_, self.head_dim) * self.num_tokens
-        return row_size(type_, self.head_dim * self.num_tokens)
+    def head_bytes(self, heads: Sequence[int]) -> int:
+        """Of the first `heads` (per layer) heads."""
+        return sum(self.layer_bytes(layer, count) for layer, count in enumerate(heads))
+
+    @cached_property
+    def _offsets(self) -> tuple[int, ...]:
+        return tuple(accumulate((section.nbytes for section in self.sections), initial=0))
 
     @cached_property
     def _first_sections(self) -> tuple[int, ...]:
-        return tuple(sum(self.kv_heads[:layer]) for layer in range(len(self.kv_heads)))
+        return tuple(accumulate(self.kv_heads[:-1], initial=0))
 
 
 @dataclass(frozen=True)
@@ -145,13 +173,13 @@ class EncodedChunk:
     def __post_init__(self) -> None:
         if len(self.payload) != self.format.nbytes:
             raise ChunkError(
-                f"the chunk's payload has {len(self.payload)} bytes; {self.format.num_sections} "
-                f"sections of {self.format.section_bytes} are {self.format.nbytes}"
+                f"the chunk's payload has {len(self.payload)} bytes; its "
+                f"{self.format.num_sections} sections are {self.format.nbytes}"
             )
 
     def layer(self, layer: int, kv_heads: int) -> memoryview:
         """The sections of a layer's first `kv_heads` heads."""
-        chosen = self.format.sections(layer, kv_heads)
+        chosen = self.format.numbers(layer, kv_heads)
         return memoryview(self.payload)[self.format.byte_range(chosen)]
 
 

@@ -1,6 +1,9 @@
 """Chunks as the store takes them and gives them back. It does not know what the bytes mean."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, islice, pairwise
 
 from pliant.contexts.identity import ChunkKey
 
@@ -53,8 +56,36 @@ class ChunkInfo:
 
 @dataclass(frozen=True)
 class StoredSections:
-    """Sections of a chunk as they were written: each was compared with its checksum."""
+    """Sections of a chunk as they were written: each was compared with its checksum.
+
+    `runs` are the bytes of sections that follow each other in the chunk, in the order of
+    `indices`, each with how many sections it is.
+    """
 
     info: ChunkInfo
     indices: tuple[int, ...]
-    data: tuple[memoryview, ...]
+    runs: tuple[tuple[int, memoryview], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(data) for _, data in self.runs)
+
+    def joined(self) -> memoryview:
+        """All of them, one behind the other."""
+        if len(self.runs) == 1:
+            return self.runs[0][1]
+        return memoryview(b"".join(run for _, run in self.runs))
+
+    @cached_property
+    def data(self) -> tuple[memoryview, ...]:
+        """Section by section."""
+        lengths = iter([self.info.sections[index] for index in self.indices])
+        return tuple(
+            part for count, run in self.runs for part in cut(run, list(islice(lengths, count)))
+        )
+
+
+def cut(data: memoryview, lengths: Sequence[int]) -> list[memoryview]:
+    """Parts of these lengths, one behind the other."""
+    ends = accumulate(lengths, initial=0)
+    return [data[start:end] for start, end in pairwise(ends)]

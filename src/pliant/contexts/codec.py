@@ -2,18 +2,32 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.contexts.chunk import LOSSLESS, ChunkFormat, EncodedChunk, check_fits
-from pliant.contexts.decoder import LayerDecoder, Sections
+from pliant.contexts.chunk import ChunkFormat, EncodedChunk, SectionFormat, check_fits
+from pliant.contexts.decoder import Decoder, Sections, most_sections
 from pliant.contexts.planes import encode_sections
 from pliant.engine.engine import Engine
 from pliant.errors import ChunkError, RequestError
 from pliant.ggml.quantize import dequantize
+
+# Decoding waits for memory: few threads use it up.
+_MAX_THREADS = 4
+
+_MAX_FORMATS = 256
+# Fewer are decoded sooner than another thread has begun.
+_SECTIONS_PER_THREAD = 64
+
+Bits = int | Sequence[int]
+_Task = Callable[[Decoder], None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,29 @@ class LayerPart:
     start: int
     format: ChunkFormat
     sections: bytes | memoryview
+
+
+class _Checked(NamedTuple):
+    """A part whose bytes are what its format says; `numbers` are its sections'."""
+
+    format: ChunkFormat
+    layer: int
+    numbers: range
+    first_row: int
+    first_cell: int
+    data: NDArray[np.uint8]
+
+
+class _Shared:
+    """Tasks that several threads take, made as they are taken."""
+
+    def __init__(self, tasks: Iterator[_Task]) -> None:
+        self._tasks = tasks
+        self._lock = threading.Lock()
+
+    def take(self) -> _Task | None:
+        with self._lock:
+            return next(self._tasks, None)
 
 
 class ChunkCodec:
@@ -38,27 +75,41 @@ class ChunkCodec:
         self._engine = engine
         self._architecture = architecture
         self._kv_type = engine.options.kv_type
-        self._lock = threading.Lock()
-        self._decoder = LayerDecoder(engine.kv, architecture.num_kv_heads, architecture.head_dim)
+        threads = min(engine.threads, _MAX_THREADS)
+        self._decoders = [Decoder(engine.kv, architecture.head_dim) for _ in range(threads)]
+        self._formats: dict[tuple[object, ...], ChunkFormat] = {}
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in self._decoders:
+            self._free.put(decoder)
+        self._helpers = ThreadPoolExecutor(threads, "pliant-decode")
 
     @property
     def nbytes(self) -> int:
         """Memory the codec keeps for decoding."""
-        return self._decoder.nbytes
+        return sum(decoder.nbytes for decoder in self._decoders)
 
-    def format(self, kv_heads: Sequence[int], num_tokens: int, bits: int) -> ChunkFormat:
-        """The format of a chunk of this engine; `kv_heads` per layer.
+    def format(self, kv_heads: Sequence[int], num_tokens: int, bits: Bits) -> ChunkFormat:
+        """The format of a chunk of this engine; `kv_heads` per layer, `bits` of all sections or
+        of each.
 
         Raises ChunkError for what cannot be encoded: other bits, or so few tokens that they are
         not whole blocks.
         """
-        head_dim = self._architecture.head_dim
-        format_ = ChunkFormat(bits, num_tokens, tuple(kv_heads), head_dim, self._kv_type)
-        check_fits(format_, self._architecture, self._kv_type)
+        heads = tuple(kv_heads)
+        key = heads, num_tokens, bits if isinstance(bits, int) else tuple(bits)
+        format_ = self._formats.get(key)
+        if format_ is None:
+            each = (bits,) * sum(heads) if isinstance(bits, int) else tuple(bits)
+            head_dim = self._architecture.head_dim
+            format_ = ChunkFormat(each, num_tokens, heads, head_dim, self._kv_type)
+            check_fits(format_, self._architecture, self._kv_type)
+            if len(self._formats) >= _MAX_FORMATS:
+                self._formats.clear()
+            self._formats[key] = format_
         return format_
 
     def encode(
-        self, slot: int, start: int, num_tokens: int, kv_heads: Sequence[int], bits: int
+        self, slot: int, start: int, num_tokens: int, kv_heads: Sequence[int], bits: Bits
     ) -> EncodedChunk:
         """The chunk of `num_tokens` positions from `start` on, of the first `kv_heads` (per
         layer) heads.
@@ -68,12 +119,13 @@ class ChunkCodec:
         """
         format_ = self.format(kv_heads, num_tokens, bits)
         first = self._first_row(slot, start, num_tokens)
-        layers = [
-            self._encode_layer(format_, layer, first).reshape(-1)
+        sections = [
+            section
             for layer, heads in enumerate(format_.kv_heads)
             if heads
+            for section in self._encode_layer(format_, layer, first)
         ]
-        return EncodedChunk(format_, b"".join(layer.data for layer in layers))
+        return EncodedChunk(format_, b"".join(section.data for section in sections))
 
     def decode(
         self,
@@ -87,44 +139,76 @@ class ChunkCodec:
 
         Raises, before anything is written, what `decode_layer` raises.
         """
-        work = []
-        for layer in layers:
-            if not 0 <= layer < min(len(kv_heads), self._architecture.num_layers):
-                raise ChunkError(f"there is no layer {layer} to decode")
-            parts = [
-                LayerPart(start, chunk.format, chunk.layer(layer, kv_heads[layer]))
-                for start, chunk in chunks
+        parts = {
+            layer: [
+                LayerPart(start, chunk.format, chunk.layer(layer, heads)) for start, chunk in chunks
             ]
-            work.append((layer, self._check(slot, layer, parts, kv_heads[layer])))
-        for layer, checked in work:
-            self._write(layer, checked)
+            for layer, heads in self._layers(layers, kv_heads)
+        }
+        self.decode_layers(slot, parts, kv_heads)
 
-    def decode_layer(
-        self, slot: int, layer: int, parts: Sequence[LayerPart], kv_heads: int
+    def decode_layers(
+        self, slot: int, parts: Mapping[int, Sequence[LayerPart]], kv_heads: Sequence[int]
     ) -> None:
-        """As `decode`, for one layer of which just the sections of `kv_heads` heads are at hand.
+        """As `decode`, of layers of which just the sections of `kv_heads` (per layer of the
+        model) heads are at hand. They are shared out among the codec's threads.
 
         Raises, before anything is written, ChunkError for parts of another model or cache type
-        and for bytes that are not `kv_heads` sections, RequestError for positions outside the
-        slot.
+        and for bytes that are not so many sections, RequestError for positions outside the slot.
         """
-        self._write(layer, self._check(slot, layer, parts, kv_heads))
+        checked = [
+            part
+            for layer, heads in self._layers(parts, kv_heads)
+            for part in self._check(slot, layer, parts[layer], heads)
+        ]
+        tasks = _Shared(self._tasks(checked))
+        sections = sum(len(part.numbers) for part in checked)
+        helpers = min(len(self._decoders), -(-sections // _SECTIONS_PER_THREAD)) - 1
+        futures = [self._helpers.submit(self._work, tasks) for _ in range(helpers)]
+        self._work(tasks)
+        for future in futures:
+            future.result()
 
     def close(self) -> None:
         """Free graphs and buffers. Idempotent; before the engine is closed."""
-        with self._lock:
-            self._decoder.close()
+        self._helpers.shutdown()
+        for decoder in self._decoders:
+            decoder.close()
 
-    def _encode_layer(self, format_: ChunkFormat, layer: int, first: int) -> NDArray[np.uint8]:
-        """Sections uint8 [heads, section bytes]."""
+    def _layers(self, layers: Iterable[int], kv_heads: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Layers with their number of heads."""
+        for layer in layers:
+            if not 0 <= layer < min(len(kv_heads), self._architecture.num_layers):
+                raise ChunkError(f"there is no layer {layer} to decode")
+            yield layer, kv_heads[layer]
+
+    def _work(self, tasks: _Shared) -> None:
+        """Do tasks until none is left; another thread may take some of them."""
+        decoder = self._free.get()
+        try:
+            while (task := tasks.take()) is not None:
+                task(decoder)
+        finally:
+            self._free.put(decoder)
+
+    def _encode_layer(
+        self, format_: ChunkFormat, layer: int, first: int
+    ) -> list[NDArray[np.uint8]]:
+        """A layer's sections, head by head."""
         heads, head_bytes = format_.kv_heads[layer], self._engine.kv.head_bytes
         rows = self._engine.kv.rows[2 * layer : 2 * layer + 2, first : first + format_.num_tokens]
         cells = rows[..., : heads * head_bytes].reshape(2, format_.num_tokens, heads, head_bytes)
         planes = np.ascontiguousarray(cells.transpose(0, 2, 1, 3))
-        if format_.bits == LOSSLESS:
-            return np.concatenate(planes.reshape(2, heads, -1), axis=1)
+        if format_.is_lossless:
+            return list(np.concatenate(planes.reshape(2, heads, -1), axis=1))
         keys, values = self._floats(planes)
-        return encode_sections(keys, values, format_.key_type, format_.value_type)
+        formats = [format_.sections[i] for i in format_.numbers(layer, heads)]
+        found: dict[int, NDArray[np.uint8]] = {}
+        for section in dict.fromkeys(formats):
+            alike = [head for head in range(heads) if formats[head] is section]
+            encoded = encode_sections(keys[alike], values[alike], section.type)
+            found.update(zip(alike, encoded, strict=True))
+        return [found[head] for head in range(heads)]
 
     def _floats(self, planes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [keys and values, heads, tokens, head_dim] of the cache's bytes."""
@@ -135,38 +219,51 @@ class ChunkCodec:
 
     def _check(
         self, slot: int, layer: int, parts: Sequence[LayerPart], kv_heads: int
-    ) -> list[tuple[ChunkFormat, Sections]]:
+    ) -> list[_Checked]:
         checked = []
         for part in parts:
             format_ = part.format
             check_fits(format_, self._architecture, self._kv_type)
-            expected = len(format_.sections(layer, kv_heads)) * format_.section_bytes
-            if len(part.sections) != expected:
+            numbers = format_.numbers(layer, kv_heads)
+            where = format_.byte_range(numbers)
+            if len(part.sections) != where.stop - where.start:
                 raise ChunkError(
-                    f"{kv_heads} heads of layer {layer} take {expected} bytes in a chunk of "
-                    f"{format_.bits} bits, not {len(part.sections)}"
+                    f"{kv_heads} heads of layer {layer} take {where.stop - where.start} bytes in "
+                    f"a chunk of {format_.mean_bits} bits, not {len(part.sections)}"
                 )
             first = self._first_row(slot, part.start, format_.num_tokens)
-            data = np.frombuffer(part.sections, np.uint8).reshape(kv_heads, format_.section_bytes)
-            checked.append((format_, Sections(first, data)))
+            kv, heads = self._engine.kv, self._architecture.num_kv_heads
+            cell = 2 * layer * kv.plane_cells + first * heads
+            data = np.frombuffer(part.sections, np.uint8)
+            checked.append(_Checked(format_, layer, numbers, first, cell, data))
         return checked
 
-    def _write(self, layer: int, checked: Sequence[tuple[ChunkFormat, Sections]]) -> None:
-        by_format: dict[tuple[int, int], list[tuple[ChunkFormat, Sections]]] = defaultdict(list)
-        for format_, sections in checked:
-            if format_.bits == LOSSLESS:
-                self._copy(layer, format_, sections)
-            elif len(sections.data):
-                by_format[format_.bits, format_.num_tokens].append((format_, sections))
-        with self._lock:
-            for alike in by_format.values():
-                self._decoder.decode(layer, alike[0][0], [sections for _, sections in alike])
+    def _tasks(self, checked: Sequence[_Checked]) -> Iterator[_Task]:
+        """Sections of one format together, whichever layer they are of."""
+        found: dict[SectionFormat, Sections] = {}
+        for part in checked:
+            if part.format.is_lossless:
+                yield partial(self._copy, part)
+                continue
+            for section, places in _layout(part.format, part.numbers).items():
+                sections = found.setdefault(section, Sections([], []))
+                sections.data.extend([part.data[where] for _, where in places])
+                sections.cells.extend([part.first_cell + head for head, _ in places])
+                most = most_sections(section)
+                while len(sections.data) >= most:
+                    batch = Sections(sections.data[:most], sections.cells[:most])
+                    sections = Sections(sections.data[most:], sections.cells[most:])
+                    found[section] = sections
+                    yield partial(_decode, section, batch)
+        for section, rest in found.items():
+            if rest.data:
+                yield partial(_decode, section, rest)
 
-    def _copy(self, layer: int, format_: ChunkFormat, sections: Sections) -> None:
+    def _copy(self, part: _Checked, _: Decoder) -> None:
         """Bytes of the cache into the cache."""
-        kv, heads, tokens = self._engine.kv, len(sections.data), format_.num_tokens
-        planes = sections.data.reshape(heads, 2, tokens, kv.head_bytes).transpose(1, 2, 0, 3)
-        rows = kv.rows[2 * layer : 2 * layer + 2, sections.first_row :][:, :tokens]
+        kv, heads, tokens = self._engine.kv, len(part.numbers), part.format.num_tokens
+        planes = part.data.reshape(heads, 2, tokens, kv.head_bytes).transpose(1, 2, 0, 3)
+        rows = kv.rows[2 * part.layer : 2 * part.layer + 2, part.first_row :][:, :tokens]
         cells = rows[..., : heads * kv.head_bytes].reshape(2, tokens, heads, kv.head_bytes)
         cells[:] = planes
 
@@ -180,3 +277,19 @@ class ChunkCodec:
                 f"{engine.context_length} tokens"
             )
         return engine.kv.first_row(slot) + start
+
+
+@lru_cache(maxsize=1024)
+def _layout(format_: ChunkFormat, numbers: range) -> dict[SectionFormat, list[tuple[int, slice]]]:
+    """Of sections of one layer, by format: their heads, and where they lie in these sections."""
+    found: dict[SectionFormat, list[tuple[int, slice]]] = defaultdict(list)
+    start = 0
+    for head, number in enumerate(numbers):
+        section = format_.sections[number]
+        found[section].append((head, slice(start, start + section.nbytes)))
+        start += section.nbytes
+    return found
+
+
+def _decode(format_: SectionFormat, batch: Sections, decoder: Decoder) -> None:
+    decoder.decode(format_, batch)

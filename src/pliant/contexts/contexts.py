@@ -89,7 +89,7 @@ class Contexts:
             storage = options.storage or storage_profile(root)
             latency = None if orchestrator is None else orchestrator.latency.base
             costs = profile_costs(model.engine, codec, slots[0], storage, latency)
-            memory = Memory(model.engine, slots, options.memory_bytes)
+            memory = Memory(model.engine, slots, options.memory_bytes, costs.worth(model.engine))
             restorer = Restorer(model.engine, codec, memory, store, costs)
             stack.callback(restorer.close)
             swapper = Swapper(model.engine, codec, memory, store, options)

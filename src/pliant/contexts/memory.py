@@ -5,12 +5,13 @@ of its chunks are on the disk yet). The last two are locked in the pool.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pliant.contexts.chunk import LOSSLESS, EncodedChunk
+from pliant.contexts.chunk import ChunkFormat, EncodedChunk
+from pliant.contexts.costs import Worth
 from pliant.contexts.identity import ChunkKey
 from pliant.contexts.journal import ContextId
 from pliant.contexts.pages import held_bytes, in_own_pages
@@ -37,10 +38,14 @@ class MemoryUse:
 
 
 class Memory:
-    """Owns slots and compressed chunks of one engine; safe to use from several threads."""
+    """Owns slots and compressed chunks of one engine; safe to use from several threads.
 
-    def __init__(self, engine: Engine, slots: Sequence[int], budget: int) -> None:
+    `worth` says which of them to evict first.
+    """
+
+    def __init__(self, engine: Engine, slots: Sequence[int], budget: int, worth: Worth) -> None:
         self._engine = engine
+        self._worth = worth
         self._pool: Pool[_PoolKey] = Pool(budget)
         self._slots = {number: ResidentSlot(number, engine.context_length) for number in slots}
         self._states: dict[int, State] = {}
@@ -124,14 +129,29 @@ class Memory:
             self._pool.touch([("chunk", key)])
             return self._chunks.get(key)
 
+    def touch(self, keys: Iterable[ChunkKey]) -> None:
+        """Count a use of compressed chunks: of a context that was used where it lay in its slot."""
+        with self._changed:
+            self._pool.touch(("chunk", key) for key in keys)
+
+    def keeps(self, format_: ChunkFormat) -> bool:
+        """Whether to hold a chunk of a format: one that saves no time takes nobody's place."""
+        with self._changed:
+            has_room = self._pool.used + held_bytes(format_.nbytes) <= self._pool.budget
+        return has_room or self._worth.chunk(format_) > 0
+
     def keep(self, key: ChunkKey, chunk: EncodedChunk) -> bool:
-        """Hold a copy of a compressed chunk, if locked memory leaves room; whether it is held."""
+        """Hold a copy of a compressed chunk, if it `keeps` such and locked memory leaves room;
+        whether it is held."""
         with self._changed:
             if key in self._chunks:
                 return True
+            if not self.keeps(chunk.format):
+                return False
             nbytes = held_bytes(len(chunk.payload))
             try:
-                victims = self._pool.add(("chunk", key), nbytes, chunk.format.bits)
+                worth = self._worth.chunk(chunk.format)
+                victims = self._pool.add(("chunk", key), nbytes, worth)
             except MemoryBudgetError:
                 return False
             self._evict(victims)
@@ -162,7 +182,7 @@ class Memory:
                     self._changed.notify_all()
 
     def _reserve(self, key: _PoolKey, nbytes: int) -> bool:
-        self._pool.add(key, 0, LOSSLESS)
+        self._pool.add(key, 0, 0.0)
         try:
             self._pool.lock(key, nbytes)
         except MemoryBudgetError:
@@ -195,7 +215,7 @@ class Memory:
         if self._states.get(slot.number) == "saving":
             self._pool.unlock(key)
         if key not in self._pool:
-            self._pool.add(key, mapped, LOSSLESS)
+            self._pool.add(key, mapped, self._worth.slot)
             slot.context = context
         self._states[slot.number] = "idle"
         self._pool.lock(key, claim)
@@ -217,12 +237,14 @@ class Memory:
         return mapped
 
     def _pick(self, claim: int) -> ResidentSlot:
-        """A slot without a context, or the idle one not used for longest if it, or its memory,
-        is needed."""
+        """A slot without a context, or the idle one not used for longest if it is needed, or if
+        a slot would be evicted anyway."""
         free = next((n for n in self._order if n not in self._states), None)
         idle = next((n for n in self._order if self._states.get(n) == "idle"), None)
         is_full = self._pool.used + claim > self._pool.budget
-        chosen = idle if free is None or (is_full and idle is not None) else free
+        victim = self._pool.next_victim() if is_full else None
+        takes_over = victim is not None and victim[0] == "slot"
+        chosen = idle if free is None or (takes_over and idle is not None) else free
         if chosen is None:
             raise BusyError(f"all {len(self._slots)} context slots are in use; try again later")
         return self._slots[chosen]

@@ -21,10 +21,7 @@ _LEAST_SCALE = 2.0**-15
 
 
 def encode_sections(
-    keys: NDArray[np.float32],
-    values: NDArray[np.float32],
-    key_type: GgmlType,
-    value_type: GgmlType,
+    keys: NDArray[np.float32], values: NDArray[np.float32], type_: GgmlType
 ) -> NDArray[np.uint8]:
     """Keys and values of a layer, each float32 [heads, tokens, head_dim]: uint8 [heads, bytes].
 
@@ -37,8 +34,8 @@ def encode_sections(
     centres, scales = read_channels(codes)
     keys = (keys - centres[:, None]) / scales[:, None]
     planes = (
-        encode_rows(keys.reshape(heads, -1), key_type),
-        encode_rows(values.reshape(heads, -1), value_type),
+        encode_rows(keys.reshape(heads, -1), type_),
+        encode_rows(values.reshape(heads, -1), type_),
     )
     return np.concatenate([codes.view(np.uint8).reshape(heads, -1), *planes], axis=1)
 

@@ -1,16 +1,19 @@
 """Which missing chunks to read and which to recompute, so that a context is back soonest.
 
 Reading and computing go on at the same time, a few layers behind each other (LLMS, section on
-IO-recompute pipelined loading): the time to minimise is that of a two-stage pipeline. Pure
-arithmetic over profiled costs.
+IO-recompute pipelined loading), or reading and decoding, a few chunks behind each other: the time
+to minimise is that of a two-stage pipeline. Pure arithmetic over profiled costs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pliant.contexts.storage import StorageProfile
 from pliant.slo.latency import PREFILL_CHUNK, SHORT_CHUNK, LevelLatency
 
 _MAX_STEPS = 64
+# What a further step costs: handing over between threads, one more round of reads and decoding.
+_STEP_MS = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,18 @@ class StorageCost:
     latency_ms: float
     bytes_per_ms: float
 
-    def ms(self, nbytes: float, reads: int) -> float:
+    @staticmethod
+    def of(profile: StorageProfile) -> "StorageCost":
+        return StorageCost(1000 * profile.latency_s, profile.bandwidth / 1000)
+
+    def ms(self, nbytes: float, reads: float) -> float:
         return reads * self.latency_ms + nbytes / self.bytes_per_ms
 
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """`recompute[i]` says it of piece i; `steps` is into how many groups the layers are cut."""
+    """`recompute[i]` says it of piece i; `steps` is into how many groups the layers are
+    cut or, where nothing is computed, the chunks that are read."""
 
     recompute: tuple[bool, ...]
     steps: int
@@ -53,9 +61,11 @@ def plan_restore(
     """The split and the number of pipeline steps with the least predicted time.
 
     Chunks go over to recomputation in the order of what reading them takes per millisecond of
-    computing them, so the result is at most one chunk's cost above the best split there is.
+    computing them, so the result is at most one chunk's cost above the best split there is. What
+    is in memory is decoded.
     """
-    order = sorted(range(len(pieces)), key=lambda i: _preference(pieces[i], compute), reverse=True)
+    outside = [i for i, piece in enumerate(pieces) if piece.read_bytes != 0]
+    order = sorted(outside, key=lambda i: _preference(pieces[i], compute), reverse=True)
     forced = sum(piece.read_bytes is None for piece in pieces)
     totals = _Totals(pieces)
     best, best_ms = (0, 1), float("inf")
@@ -64,7 +74,7 @@ def plan_restore(
             totals.recompute(pieces[order[count - 1]])
         if count < forced:
             continue
-        for steps in _step_counts(num_layers):
+        for steps in _step_counts(num_layers) if outside else [1]:
             ms = totals.predict_ms(steps, storage, compute)
             if ms < best_ms:
                 best, best_ms = (count, steps), ms
@@ -79,8 +89,8 @@ def predict_ms(
     storage: StorageCost,
     compute: LevelLatency,
 ) -> float:
-    """Milliseconds of a two-stage pipeline of `steps` equal steps, which reads each chunk that is
-    read once per step."""
+    """Milliseconds of a two-stage pipeline of `steps` equal steps. With something to compute it
+    reads each chunk that is read once per step, else there is one read per step."""
     totals = _Totals(pieces)
     for piece, again in zip(pieces, recompute, strict=True):
         if again:
@@ -108,9 +118,11 @@ class _Totals:
         self._pairs += _pairs(piece.start, piece.stop)
 
     def predict_ms(self, steps: int, storage: StorageCost, compute: LevelLatency) -> float:
-        io_ms = storage.ms(self._read_bytes, self._reads * steps)
+        reads = self._reads * steps if self._tokens else min(self._reads, steps)
+        io_ms = storage.ms(self._read_bytes, reads)
         cpu_ms = self._decode_ms + _compute_ms(compute, self._tokens, self._pairs)
-        return (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
+        pipeline_ms = (io_ms + cpu_ms + (steps - 1) * max(io_ms, cpu_ms)) / steps
+        return pipeline_ms + (steps - 1) * _STEP_MS
 
 
 def runs_of(pieces: Sequence[Piece], recompute: Sequence[bool]) -> list[tuple[int, int]]:

@@ -3,10 +3,11 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from pliant.contexts.chunks import StoredSections
+from pliant.contexts.identity import ChunkKey
 from pliant.contexts.packs import OpenFile
 from pliant.contexts.records import Head
 from pliant.contexts.storage import Device
@@ -31,6 +32,18 @@ class Located:
     head: Head
     indices: tuple[int, ...]
 
+    def part(self, sections: Sequence[int]) -> "Located":
+        """Other sections of the chunk; raises IndexError for those that it has not."""
+        count = len(self.head.info.sections)
+        if not all(0 <= index < count for index in sections):
+            raise IndexError(f"sections {sections} of a chunk that has {count}")
+        return replace(self, indices=tuple(sections))
+
+
+# What to read of a chunk, by its key or where it was located: all sections, or those of these
+# indices.
+Wanted = tuple[ChunkKey | Located, Sequence[int] | None]
+
 
 @dataclass(frozen=True)
 class _Extent:
@@ -52,7 +65,7 @@ def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
     extents: dict[OpenFile, list[_Extent]] = defaultdict(list)
     for number, item in enumerate(items):
         extents[item.file] += _extents(number, item)
-    data: list[list[memoryview]] = [[_NOTHING] * len(item.indices) for item in items]
+    data: list[dict[int, tuple[int, memoryview]]] = [{} for _ in items]
     failed: dict[int, ChunkCorruptError] = {}
     for file, wanted in extents.items():
         for run in _runs(wanted):
@@ -64,11 +77,15 @@ def read_located(device: Device, items: Sequence[Located]) -> list[Outcome]:
                     items[extent.item].head.check_run(extent.first, extent.count, part)
                 except ChunkCorruptError as error:
                     failed[extent.item] = error
-                _cut(part, extent, items[extent.item].head, data[extent.item])
+                data[extent.item][extent.position] = extent.count, part
     return [
-        failed.get(number) or StoredSections(item.head.info, item.indices, tuple(data[number]))
+        failed.get(number) or StoredSections(item.head.info, item.indices, _in_order(data[number]))
         for number, item in enumerate(items)
     ]
+
+
+def _in_order(runs: dict[int, tuple[int, memoryview]]) -> tuple[tuple[int, memoryview], ...]:
+    return tuple(run for _, run in sorted(runs.items(), key=itemgetter(0)))
 
 
 def _extents(number: int, item: Located) -> Iterator[_Extent]:
@@ -105,11 +122,3 @@ def _read(device: Device, file: OpenFile, begin: int, end: int) -> memoryview:
     except OSError as error:
         logger.warning("reading stored KV failed: %s", error)
         return _NOTHING
-
-
-def _cut(part: memoryview, extent: _Extent, head: Head, sections: list[memoryview]) -> None:
-    lengths = head.info.sections[extent.first : extent.first + extent.count]
-    cuts = pairwise(accumulate(lengths, initial=0))
-    sections[extent.position : extent.position + extent.count] = [
-        part[start:end] for start, end in cuts
-    ]

@@ -23,7 +23,7 @@ from pliant.contexts.identity import ChunkKey
 from pliant.contexts.index import Counts, Place
 from pliant.contexts.journal import ContextId
 from pliant.contexts.packs import OpenFile
-from pliant.contexts.reading import Located, Outcome, read_located
+from pliant.contexts.reading import Located, Outcome, Wanted, read_located
 from pliant.contexts.records import Head, chunk_head
 from pliant.contexts.shelf import open_shelf, remove_index
 from pliant.contexts.stats import Counters, StoreStats
@@ -40,9 +40,6 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _T = TypeVar("_T")
 
-# What to read of a chunk: all sections, or those of these indices.
-Wanted = tuple[ChunkKey, Sequence[int] | None]
-
 
 class Store:
     """The chunks of all contexts in one folder; methods may be called from several threads.
@@ -51,11 +48,7 @@ class Store:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        quota_bytes: int = DEFAULT_QUOTA_BYTES,
-        device: Device | None = None,
+        self, folder: Path, *, quota_bytes: int = DEFAULT_QUOTA_BYTES, device: Device | None = None
     ) -> None:
         """Open or begin the store in the folder `kv` of `folder`; `device` is how chunks are read.
 
@@ -98,10 +91,8 @@ class Store:
         return False
 
     def share(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> int:
-        """Let a context refer to those of `keys` that are stored, as after a fork; how many.
-
-        As durable as `put`.
-        """
+        """Let a context refer to those of `keys` that are stored, as after a fork; how many. As
+        durable as `put`."""
 
         def work() -> int:
             stored = [key for key in keys if self._shelf.index.has(key)]
@@ -119,6 +110,12 @@ class Store:
         place = self._attempt("KV was not looked up", lambda: self._find(key))
         return place.head.info if place else None
 
+    def locate(self, key: ChunkKey) -> Located | None:
+        """Where a chunk is, to read it without looking it up again. None if it is not stored."""
+        with self._lock:
+            found = self._look_up(key)
+        return found if isinstance(found, Located) else None
+
     def read(self, key: ChunkKey, sections: Sequence[int] | None = None) -> StoredSections:
         """All sections of a chunk, or those of the given indices, each checked.
 
@@ -131,26 +128,22 @@ class Store:
         raise outcome
 
     def read_many(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        """As `read` for each, in order, errors returned instead of raised.
-
-        What lies side by side in a pack is read at once.
-        """
+        """As `read` for each, in order, errors returned instead of raised. What lies side by side
+        in a pack is read at once."""
         with self._lock:
-            found = [self._locate(key, sections) for key, sections in wanted]
-        read = iter(
-            read_located(self._device, [item for item in found if isinstance(item, Located)])
-        )
+            found = [self._locate(chunk, sections) for chunk, sections in wanted]
+        located = [item for item in found if isinstance(item, Located)]
+        read = iter(read_located(self._device, located))
         results = [next(read) if isinstance(item, Located) else item for item in found]
         with self._lock:
-            for (key, _), item, result in zip(wanted, found, results, strict=True):
+            for (chunk, _), item, result in zip(wanted, found, results, strict=True):
+                key = chunk.head.info.key if isinstance(chunk, Located) else chunk
                 self._count_read(key, item, result)
         return results
 
     def release(self, context_id: ContextId, keys: Sequence[ChunkKey]) -> None:
-        """End a context's references to `keys`; chunks that nobody refers to are dead space.
-
-        Meant for a history that was rewritten. May be undone by a crash that loses the index.
-        """
+        """End a context's references to `keys`, when a history was rewritten; chunks that nobody
+        refers to are dead space. May be undone by a crash that loses the index."""
         self._attempt("KV was not released", lambda: self._shelf.release(context_id, keys))
 
     def touch(self, context_id: ContextId) -> None:
@@ -184,16 +177,16 @@ class Store:
         """Make what was put for a context survive a power failure; whether that worked."""
 
         def work() -> bool:
+            if not self._shelf.index.length(context_id):
+                return False  # It was deleted meanwhile.
             self._shelf.packs.sync(context_id)
             return True
 
         return bool(self._attempt("KV was not synced", work))
 
     def verify(self) -> StoreReport:
-        """Read every chunk and compare it with its checksums. Changes nothing.
-
-        Others wait for one context at a time.
-        """
+        """Read every chunk and compare it with its checksums; others wait for one context at a
+        time. Changes nothing."""
         try:
             with self._lock:
                 counts, contexts = self._shelf.index.counts(), self._shelf.index.lengths()
@@ -296,8 +289,15 @@ class Store:
         return self._shelf.pack_bytes <= goal
 
     def _locate(
-        self, key: ChunkKey, sections: Sequence[int] | None
+        self, chunk: ChunkKey | Located, sections: Sequence[int] | None
     ) -> Located | ChunkMissingError | ChunkCorruptError:
+        found = chunk if isinstance(chunk, Located) else self._look_up(chunk)
+        if sections is None or not isinstance(found, Located):
+            return found
+        return found.part(sections)
+
+    def _look_up(self, key: ChunkKey) -> Located | ChunkMissingError | ChunkCorruptError:
+        """All of a chunk."""
         try:
             place = self._shelf.index.find(key)
             if place is None:
@@ -308,10 +308,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             self._warn("KV was not read", error)
             return ChunkMissingError(f"chunk {key.hex()} cannot be read: {error}")
-        count = len(place.head.info.sections)
-        indices = tuple(range(count) if sections is None else sections)
-        if not all(0 <= index < count for index in indices):
-            raise IndexError(f"sections {indices} of a chunk that has {count}")
+        indices = tuple(range(len(place.head.info.sections)))
         return Located(file, place.start, place.head, indices)
 
     def _open_pack(self, context_id: ContextId) -> OpenFile:
@@ -326,7 +323,7 @@ class Store:
         counters = self._counters
         if isinstance(result, StoredSections):
             counters.reads += 1
-            counters.read_bytes += sum(map(len, result.data))
+            counters.read_bytes += result.nbytes
         elif isinstance(result, ChunkMissingError):
             counters.missing += 1
         else:

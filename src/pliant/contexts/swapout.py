@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pliant.bundle import Level
-from pliant.contexts.bits import Candidate, Spent, assign_bits
-from pliant.contexts.chunk import LOSSLESS, ChunkFormat
+from pliant.contexts.bits import assign_bits
+from pliant.contexts.chunk import LOSSLESS, section_format
 from pliant.contexts.chunks import ChunkInfo
-from pliant.contexts.codec import ChunkCodec
-from pliant.contexts.density import attention_received
+from pliant.contexts.codec import Bits, ChunkCodec
+from pliant.contexts.density import head_densities
 from pliant.contexts.headers import read_header, to_stored
 from pliant.contexts.identity import CHUNK_TOKENS, ChunkKey
 from pliant.contexts.journal import ContextId
@@ -32,7 +35,7 @@ from pliant.ggml.memory import trim_heap
 
 logger = logging.getLogger(__name__)
 
-_REST_BITS = 8
+_DEFAULT_BITS = 8
 _TRIM_JOBS = 4
 
 
@@ -164,9 +167,10 @@ class Swapper:
             self._store.release(job.context, job.outdated)
         for key in job.outdated:
             self._memory.forget(key)
+        self._memory.touch(span.key for span in job.spans)
         self._unsynced.add(job.context)
 
-    def _save_chunk(self, job: Unsaved, span: ChunkSpan, bits: int) -> bool:
+    def _save_chunk(self, job: Unsaved, span: ChunkSpan, bits: Bits) -> bool:
         """False if a call has the slot meanwhile."""
         heads = self._heads(span)
         with self._encoding, self._timed("encode_ms"):
@@ -184,49 +188,41 @@ class Swapper:
 
     def _choose_bits(
         self, job: Unsaved, spans: Sequence[ChunkSpan], stored: Sequence[ChunkInfo]
-    ) -> list[int]:
-        whole = [span for span in spans if span.is_whole]
-        if self._options.bits is not None:
-            chosen = dict.fromkeys((span.key for span in whole), self._options.bits)
-        elif whole and self._memory.is_saving(job.slot, job.epoch):
-            chosen = self._assign(job, whole, stored)
-        else:
-            chosen = {}
-        return [chosen.get(span.key) or self._rest_bits(span) for span in spans]
+    ) -> list[Bits]:
+        """Of each chunk. What does not fill one gets what the others of its level have."""
+        chosen: dict[float, Sequence[int]] = {}
+        if self._options.bits is None:
+            for info in stored:
+                format_ = read_header(info, self._codec)
+                if format_ is not None and not format_.is_lossless:
+                    chosen[info.level] = format_.bits
+            if any(span.is_whole for span in spans) and self._memory.is_saving(job.slot, job.epoch):
+                chosen.update(self._assign(job, spans))
+        default = self._options.bits or _DEFAULT_BITS
+        return [self._fitting(span, chosen.get(span.level, default)) for span in spans]
 
-    def _assign(
-        self, job: Unsaved, spans: Sequence[ChunkSpan], stored: Sequence[ChunkInfo]
-    ) -> dict[ChunkKey, int]:
-        """By density, under the average of all chunks of the context."""
-        received = attention_received(
-            self._engine, job.level, job.slot.number, job.tokens[: job.spans[-1].stop]
-        )
-        candidates = [
-            Candidate(float(received[span.start : span.stop].sum()), *self._sizes(span))
-            for span in spans
-        ]
-        formats = [read_header(info, self._codec) for info in stored]
-        known = [f for f in formats if f is not None and f.num_tokens == CHUNK_TOKENS]
-        spent = Spent(sum(f.num_values for f in known), sum(f.nbytes for f in known))
-        bits = assign_bits(candidates, self._options.average_bits, spent)
-        return {span.key: chosen for span, chosen in zip(spans, bits, strict=True)}
+    def _assign(self, job: Unsaved, spans: Sequence[ChunkSpan]) -> dict[float, Sequence[int]]:
+        """Bits of the sections of chunks, by the chunks' level."""
+        tokens = job.tokens[: job.spans[-1].stop]
+        layers = head_densities(self._engine, job.level, job.slot.number, tokens)
+        a, kv_type = self._engine.architecture, self._engine.options.kv_type
+        formats = {n: section_format(n, CHUNK_TOKENS, a.head_dim, kv_type) for n in (8, 4, 2)}
+        nbytes = {bits: format_.nbytes for bits, format_ in formats.items()}
+        chosen: dict[float, Sequence[int]] = {}
+        for span in {span.level: span for span in spans}.values():
+            pairs = zip(layers, self._heads(span), strict=True)
+            densities = [density for layer, heads in pairs for density in _first(layer, heads)]
+            average = self._options.average_bits
+            chosen[span.level] = assign_bits(densities, nbytes, formats[8].num_values, average)
+        return chosen
 
-    def _sizes(self, span: ChunkSpan) -> tuple[int, dict[int, int]]:
-        """Keys and values of a whole chunk, and its bytes by bits."""
-        formats = {bits: self._format(span, bits) for bits in (8, 4, 2)}
-        return formats[8].num_values, {bits: found.nbytes for bits, found in formats.items()}
-
-    def _rest_bits(self, span: ChunkSpan) -> int:
-        """What is left over is small, is read again soon and need not be whole blocks."""
-        bits = self._options.bits or _REST_BITS
+    def _fitting(self, span: ChunkSpan, bits: Bits) -> Bits:
+        """These bits, or lossless if the tokens are not whole blocks."""
         try:
-            self._format(span, bits)
+            self._codec.format(self._heads(span), span.stop - span.start, bits)
         except ChunkError:
             return LOSSLESS
         return bits
-
-    def _format(self, span: ChunkSpan, bits: int) -> ChunkFormat:
-        return self._codec.format(self._heads(span), span.stop - span.start, bits)
 
     def _heads(self, span: ChunkSpan) -> list[int]:
         return [layer.kv_heads for layer in self._engine.bundle.level(span.level).plan.layers]
@@ -237,3 +233,9 @@ class Swapper:
         yield
         elapsed_ms = 1000 * (time.perf_counter() - begin)
         setattr(self.stats, name, getattr(self.stats, name) + elapsed_ms)
+
+
+def _first(densities: NDArray[np.float32], heads: int) -> list[float]:
+    """Of a layer's first heads; those that the probed level has not count as the others do."""
+    known = [float(density) for density in densities[:heads]]
+    return known + [sum(known) / max(1, len(known))] * (heads - len(known))

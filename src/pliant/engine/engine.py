@@ -183,9 +183,10 @@ class Engine:
         self._check_open()
         self._kv.release(slot, start)
 
-    def attention_power(self, size: Plan | Level, span: Span) -> NDArray[np.float32]:
-        """How strongly the queries of `span` attend to each position up to its end: float32
-        [positions], the mean over queries, heads and layers of the squared attention weights.
+    def attention_power(self, size: Plan | Level, span: Span) -> list[NDArray[np.float32]]:
+        """How strongly the queries of `span` attend to each position up to its end: per layer
+        float32 [kv_heads, positions], the mean of the squared attention weights over the queries
+        that share a KV head.
 
         The span's keys and values must be in its slot; nothing is written there. Takes about the
         time of computing the span. Raises as `forward` does.
@@ -201,7 +202,7 @@ class Engine:
             self._backend.threads = self._threads.begin()
             power = attention_power(self._model, chosen, shape, first_row, self._backend)
             self._threads.end()
-            return power[: span.start + len(span.tokens)]
+            return [layer[:, : span.start + len(span.tokens)] for layer in power]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot's keys and values into another slot."""

@@ -20,10 +20,10 @@ from pliant.engine.kv import KvCache
 from pliant.engine.mlp import add_mlp
 from pliant.engine.projection import Projector
 from pliant.engine.span import SpanShape
-from pliant.engine.stretch import Stretch, find_stretch
 from pliant.engine.weights import Weights
 from pliant.ggml.context import Context
 from pliant.ggml.declarations import bind
+from pliant.ggml.stretch import Stretch, find_stretch
 from pliant.ggml.tensor import Tensor
 
 # Upper bounds of what a layer takes, and each span, segment of a matrix and KV group in it.

@@ -16,7 +16,7 @@ _STEP_TOKENS = 16
 # A step's graph takes 0.1 to 0.2 MiB and is built again in less than a millisecond.
 _MAX_STEPS = 96
 _MAX_PROMPTS = 32
-# From here on one graph serves prompts of all lengths (`stretch`); layouts no longer change.
+# From here on one graph serves prompts of all lengths (`ggml.stretch`); layouts no longer change.
 _SHORT_PROMPT = TILED_FROM_TOKENS
 
 _Key = tuple[int, tuple[SpanShape, ...]]

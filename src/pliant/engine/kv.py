@@ -4,6 +4,8 @@ A sub-model with fewer KV heads uses a prefix of each row, so what it wrote stay
 smaller level. Pages take physical memory only once written.
 """
 
+from math import lcm
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +24,10 @@ _TYPES: dict[KvType, GgmlType] = {"f16": GgmlType.F16, "q8_0": GgmlType.Q8_0}
 class KvCache:
     """Per layer K and V [kv_heads * head_dim, slots * context_length].
 
-    `rows` is all of it as bytes [2 * layers, slots * context_length, row_bytes]: keys of layer i
-    at 2 * i, values at 2 * i + 1; valid until the cache is closed.
+    `cells` is all of it, each head of each row by itself [head_dim, .. * plane_cells]: keys of
+    layer i begin `2 * i * plane_cells` cells in, values a plane later. `rows` is all of it as bytes
+    [2 * layers, slots * context_length, row_bytes]: keys of layer i at 2 * i, values at 2 * i + 1;
+    valid until the cache is closed.
     """
 
     def __init__(
@@ -41,17 +45,22 @@ class KvCache:
         rows = slots * context_length
         self.row_bytes = row_size(self.type, width)
         self.head_bytes = row_size(self.type, architecture.head_dim)
-        size = -(-self.row_bytes * rows // ALIGNMENT) * ALIGNMENT
+        step = lcm(ALIGNMENT, self.head_bytes)
+        size = -(-self.row_bytes * rows // step) * step
         count = 2 * architecture.num_layers
         self.token_bytes = self.row_bytes * count
         self._views = Views()
         self._buffer = Buffer.zeroed(size * count)
-        self._context = Context(max_tensors=count)
+        self._context = Context(max_tensors=count + 1)
+        self.plane_cells = size // self.head_bytes
         tensors = []
         for index in range(count):
             tensor = self._context.new_tensor(self.type, width, rows)
             self._buffer.place(tensor, index * size)
             tensors.append(tensor)
+        cells = count * self.plane_cells
+        self.cells = self._context.new_tensor(self.type, architecture.head_dim, cells)
+        self._buffer.place(self.cells, 0)
         self.keys: list[Tensor] = tensors[0::2]
         self.values: list[Tensor] = tensors[1::2]
         planes = self._buffer.bytes()[: size * count].reshape(count, size)[

@@ -1,4 +1,4 @@
-"""How strongly the last queries of a slot attend to each position.
+"""How strongly the last queries of a slot attend to each position, in every layer and KV head.
 
 Flash attention gives no scores, so they are computed beside it: the forward pass of a few tokens
 again, up to the scores of the last layer. Keys and values are those in the cache, and nothing is
@@ -24,7 +24,8 @@ _TENSORS_PER_LAYER = 12
 
 
 class _ProbeAttention(AttentionBuilder):
-    """Stores nothing; `power` [kv_length] sums the layers' mean squared attention weights."""
+    """Stores nothing; `power` are the mean squared attention weights of the queries that share a
+    KV head, layer after layer: [kv_length, 1, all KV heads]."""
 
     power: Tensor | None = None
     ones: Tensor
@@ -40,23 +41,24 @@ class _ProbeAttention(AttentionBuilder):
         if cap:
             scores = c.scale(c.tanh(c.scale(scores, scale / cap)), cap)
             scale = 1.0
-        rows = heads * length
-        weights = c.reshape(c.soft_max(scores, mask, scale), keys.shape[1], rows)
-        sums = c.out_prod(c.mul(weights, weights), c.view(self.ones, (1, rows)))
+        kv_heads = keys.shape[2]
+        rows = heads // kv_heads * length
+        weights = c.reshape(c.soft_max(scores, mask, scale), keys.shape[1], rows, kv_heads)
+        sums = c.out_prod(c.mul(weights, weights), c.view(self.ones, (1, rows, kv_heads)))
         mean = c.scale(sums, 1.0 / rows)
-        self.power = mean if self.power is None else c.add(self.power, mean)
+        self.power = mean if self.power is None else c.concat(self.power, mean, 2)
         return super()._attend_span(query, keys, values, mask)
 
 
 def attention_power(
     model: Model, size: Size, shape: SpanShape, first_row: int, backend: Backend
-) -> NDArray[np.float32]:
+) -> list[NDArray[np.float32]]:
     """Of the batch in the model's inputs, a span of `shape` in the slot at cache row `first_row`:
-    the square of the attention weights of positions 0..kv_length, mean over queries, heads and
-    layers. Raises PlanError for a plan without attention.
+    per layer float32 [kv_heads, kv_length], the mean square of the attention weights of the
+    queries that share a KV head. Raises PlanError for a plan without attention.
     """
-    layers = sum(layer.kv_heads > 0 for layer in size.plan.layers)
-    if not layers:
+    kv_heads = [layer.kv_heads for layer in size.plan.layers]
+    if not any(kv_heads):
         raise PlanError("the plan runs no attention, so there is none to measure")
     needed = tensors_needed(model, size, 1) + _TENSORS_PER_LAYER * len(size.plan.layers)
     most_rows = shape.length * model.architecture.num_heads
@@ -79,5 +81,5 @@ def attention_power(
         for view, cache in builder.cached[0]:
             view.point_to(cache + first_row * model.kv.row_bytes)
         backend.compute(graph)
-        total: NDArray[np.float32] = attention.power.numpy().reshape(-1)
-        return total / np.float32(layers)
+        power = attention.power.numpy().reshape(sum(kv_heads), shape.kv_length).copy()
+        return np.split(power, np.cumsum(kv_heads)[:-1])

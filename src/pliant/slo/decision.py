@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pliant.errors import RequestError
 from pliant.slo.grid import Strategy, Work
 from pliant.slo.limits import Limits
 
@@ -50,3 +51,13 @@ class Decision:
     def max_tokens(self) -> int:
         """Of the answer, so that it fits the context."""
         return self.work.max_tokens
+
+
+def check_compression(compression: Compression) -> None:
+    """Raises RequestError for what is none."""
+    is_ratio = isinstance(compression, int | float) and not isinstance(compression, bool)
+    if not (compression in ("auto", "off") or (is_ratio and 0 < float(compression) <= 1)):
+        raise RequestError(
+            f"compression is {compression!r}; allowed: auto, off, or a prompt ratio above 0 and "
+            "at most 1"
+        )

@@ -53,7 +53,7 @@ def measure_compressing(model: "ElasticModel") -> EncodeCost:
 def _measure(model: "ElasticModel", run: "_Run") -> EncodeCost:
     """From medians over a short and over a longer prompt, per token of the model."""
     room = model.engine.context_length // 4
-    prompts = [_prompt(model, min(words, room)) for words in (_SHORT_WORDS, _LONG_WORDS)]
+    prompts = [sample_prompt(model, min(words, room)) for words in (_SHORT_WORDS, _LONG_WORDS)]
     short, long = (model.encode_prompt(prompt) for prompt in prompts)
     short_ms, long_ms = (
         _time_ms(partial(run, *each)) for each in zip(prompts, (short, long), strict=True)
@@ -72,8 +72,8 @@ def _time_ms(run: Callable[[], object]) -> float:
     return median(times)
 
 
-def _prompt(model: "ElasticModel", num_words: int) -> "str | list[Message]":
-    """As a chat message where the model has a template for it, else as bare text."""
+def sample_prompt(model: "ElasticModel", num_words: int) -> "str | list[Message]":
+    """A word again and again, as a chat message where the model has a template, else as text."""
     text = "word " * num_words
     messages: list[Message] = [{"role": "user", "content": text}]
     try:

@@ -100,11 +100,10 @@ class LatencyModel:
         """
         level = self._level(level_ratio)
         end = start + prompt_tokens
-        chunks = (
-            level.prefill_ms(min(self.prefill_chunk, end - at), at)
-            for at in range(start, end, self.prefill_chunk)
-        )
-        return self.encoding.ms(prompt_tokens) + sum(chunks)
+        ttft_ms = self.encoding.ms(prompt_tokens)
+        for at in range(start, end, self.prefill_chunk):
+            ttft_ms += level.prefill_ms(min(self.prefill_chunk, end - at), at)
+        return ttft_ms
 
     def predict_tpot(self, level_ratio: float, kv_tokens: int) -> float:
         """Milliseconds per generated token with `kv_tokens` in the context.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pliant.errors import BundleError, RequestError
 from pliant.slo.answer import Answer, AnswerStream
 from pliant.slo.choice import choose_by_reading, choose_by_rule, closest, unreachable
-from pliant.slo.decision import Compression, Decision, Policy
+from pliant.slo.decision import Compression, Decision, Policy, check_compression
 from pliant.slo.grid import IDLE, State, Strategy, Work, make_grid
 from pliant.slo.latency import RATIO_TOLERANCE
 from pliant.slo.limits import Limits, resolve
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pliant.slo.shortening import Shortener
     from pliant.tlm.compress import CompressedPrompt
 
+Grid = tuple[Strategy, ...]
+
 _WHOLE = (1.0,)
 
 WHOLE_FROM = 0.5
@@ -45,12 +47,13 @@ class _Request:
     limits: Limits
     levels: tuple[float, ...]
     prompt_ratios: tuple[float, ...]
+    protect: Protect
 
 
 class Orchestrator:
     """Decides for each request, and learns from what it then took. Thread-safe as the model is.
 
-    `protect` says which parts of a prompt are never dropped.
+    `protect` says which parts of a prompt are never dropped, where a request does not.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class Orchestrator:
         self.tlm = tlm
         self._levels = tuple(level.ratio for level in model.levels)
         self._whole_from = whole_from
-        self._prepare = None if tlm is None else _preparation(model, protect)
+        self._protect = protect
+        self._prepare = None if tlm is None else _preparation(model)
         if tlm is not None:
             _check_levels(tlm, self._levels)
 
@@ -95,6 +99,7 @@ class Orchestrator:
         policy: Policy = "best_effort",
         compression: Compression = "auto",
         level: float | None = None,
+        protect: Protect | None = None,
     ) -> Decision:
         """The level and the shortened prompt for an answer of up to `max_tokens`.
 
@@ -106,7 +111,7 @@ class Orchestrator:
         `strict`.
         """
         watch = Stopwatch()
-        request = self._request(prompt, slo, max_tokens, state, compression, level)
+        request = self._request(prompt, slo, max_tokens, state, compression, level, protect)
         limits, tokens = request.limits, request.tokens
         survey = self._whole(request)
         if request.prompt_ratios != _WHOLE and not self._is_enough(survey, request):
@@ -138,11 +143,11 @@ class Orchestrator:
 
         Raises as `decide` does.
         """
-        request = self._request(prompt, slo, max_tokens, IDLE, compression, None)
+        request = self._request(prompt, slo, max_tokens, IDLE, compression)
         whole = self._whole(request)
         if request.prompt_ratios == _WHOLE:
             return whole
-        return self._shortened(request, whole, Stopwatch())
+        return self._shortened(request, whole, Stopwatch(), always=True)
 
     def observe(self, decision: Decision, generation: "Generation") -> None:
         """Learn from what the decision's request took.
@@ -172,6 +177,7 @@ class Orchestrator:
         max_tokens: int,
         policy: Policy = "best_effort",
         compression: Compression = "auto",
+        protect: Protect | None = None,
         sampling: "SamplingParams | None" = None,
         stop: Sequence[str] = (),
         cancel: "CancelSignal | None" = None,
@@ -181,7 +187,12 @@ class Orchestrator:
         Raises as `decide` does, before the first chunk is asked for.
         """
         decision = self.decide(
-            prompt, slo, max_tokens=max_tokens, policy=policy, compression=compression
+            prompt,
+            slo,
+            max_tokens=max_tokens,
+            policy=policy,
+            compression=compression,
+            protect=protect,
         )
         chunks = self.model.stream(
             decision.tokens,
@@ -208,16 +219,17 @@ class Orchestrator:
         max_tokens: int,
         state: State,
         compression: Compression,
-        level: float | None,
+        level: float | None = None,
+        protect: Protect | None = None,
     ) -> _Request:
-        _check_compression(compression)
+        check_compression(compression)
         levels = self._levels if level is None else (self.model.bundle.level(level).ratio,)
         tokens = self.model.encode_prompt(prompt)
         room = self.model.room_after(state.context_tokens + len(tokens))
         work = Work(len(tokens), min(max_tokens, room), state=state)
         limits = self._limits(work, slo)
         ratios = self._prompt_ratios(prompt, compression, limits)
-        return _Request(prompt, tokens, work, limits, levels, ratios)
+        return _Request(prompt, tokens, work, limits, levels, ratios, protect or self._protect)
 
     def _limits(self, work: Work, slo: Slo) -> Limits:
         start = work.state.context_tokens
@@ -248,30 +260,36 @@ class Orchestrator:
             s.feasible and s.level >= self._whole_from for s in whole.candidates
         )
 
-    def _shortened(self, request: _Request, whole: Survey, watch: Stopwatch) -> Survey:
-        """With the TLM's time in all candidates, unless then none is feasible, but some of
-        `whole`'s are."""
+    def _shortened(
+        self, request: _Request, whole: Survey, watch: Stopwatch, *, always: bool = False
+    ) -> Survey:
+        """With the TLM's time in all candidates, unless reading is in vain; `always` for show."""
         assert self._prepare is not None and self.tlm is not None
         limits, ratios = request.limits, request.prompt_ratios
 
-        def grid_of(work: Work) -> tuple[Strategy, ...]:
+        def grid_of(work: Work) -> Grid:
             return make_grid(self.latency, work, request.levels, ratios, limits)
 
         work = replace(request.work, is_read=True)
-        shortener, grid = None, grid_of(work)
-        is_optional = 1.0 in ratios and whole.is_feasible
-        if not is_optional or _has_feasible(grid):
+        grid = grid_of(work)
+        if always or not self._is_in_vain(whole, grid, ratios):
             with watch.timing("compress"):
-                shortener = self._prepare(request.prompt, request.tokens)
+                shortener = self._prepare(request.prompt, request.tokens, request.protect)
             work = replace(work, min_tokens=shortener.min_tokens)
             grid = grid_of(work)
-        if shortener is None or (is_optional and not _has_feasible(grid)):
-            both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
-            ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
-            return replace(whole, candidates=tuple(ordered))
-        with watch.timing("read"):
-            reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
-        return Survey(work, grid, reading, shortener)
+            if always or not self._is_in_vain(whole, grid, ratios):
+                with watch.timing("read"):
+                    reading = self.tlm.read(shortener.text, limits.ttft_share, limits.tpot_share)
+                return Survey(work, grid, reading, shortener)
+        both = (*(s for s in grid if s.prompt_ratio < 1), *whole.candidates)
+        ordered = sorted(both, key=lambda s: (s.level, s.prompt_ratio))
+        return replace(whole, candidates=tuple(ordered))
+
+    def _is_in_vain(self, whole: Survey, grid: Grid, ratios: tuple[float, ...]) -> bool:
+        """Whether the whole prompt, unread, meets the SLO or comes as close to it as any of `grid`,
+        of which none does."""
+        least = min(s.violation for s in grid)
+        return 1.0 in ratios and least > 1 and min(s.violation for s in whole.candidates) <= least
 
     def _pick(self, survey: Survey, limits: Limits) -> tuple[Strategy, str]:
         candidates = survey.candidates
@@ -290,12 +308,12 @@ class Orchestrator:
 
 
 def _preparation(
-    model: "ElasticModel", protect: Protect
-) -> "Callable[[Prompt, Sequence[int]], Shortener]":
+    model: "ElasticModel",
+) -> "Callable[[Prompt, Sequence[int], Protect], Shortener]":
     """Loaded before the first request, which would wait for it."""
     from pliant.slo.shortening import Shortener
 
-    return partial(Shortener, model, protect=protect)
+    return partial(Shortener, model)
 
 
 def _shorten(survey: Survey, strategy: Strategy) -> "CompressedPrompt | None":
@@ -303,10 +321,6 @@ def _shorten(survey: Survey, strategy: Strategy) -> "CompressedPrompt | None":
     if survey.shortener is None or survey.reading is None or strategy.prompt_ratio >= 1:
         return None
     return survey.shortener.shorten(strategy.prompt_ratio, survey.reading)
-
-
-def _has_feasible(candidates: Sequence[Strategy]) -> bool:
-    return any(strategy.feasible for strategy in candidates)
 
 
 def _is_text(prompt: "Prompt") -> bool:
@@ -323,13 +337,4 @@ def _check_levels(tlm: Reader, levels: Sequence[float]) -> None:
         raise BundleError(
             f"the TLM decides among levels {theirs}, but the model has {ours}: "
             "train it for this bundle"
-        )
-
-
-def _check_compression(compression: Compression) -> None:
-    is_ratio = isinstance(compression, int | float) and not isinstance(compression, bool)
-    if not (compression in ("auto", "off") or (is_ratio and 0 < float(compression) <= 1)):
-        raise RequestError(
-            f"compression is {compression!r}; allowed: auto, off, or a prompt ratio above 0 and "
-            "at most 1"
         )

@@ -32,6 +32,7 @@ _LEVEL_WINDOW = 15
 _LEVEL_PRIOR = 4  # requests that "this level is as all others" counts for
 _ERRORS = 100
 _MIN_MARGIN = 0.02
+_MAX_MARGIN = 0.4  # more gives up answers for requests that no margin saves
 
 # Before anything was measured, a few requests count as if they had taken the calibrated time, with
 # the errors of an idle machine: 6%.
@@ -65,7 +66,7 @@ class Tracker:
         if len(ordered) - len(usual) > _MAX_OUTLIER_RATE * len(ordered):
             usual = ordered
         found = usual[math.floor(MARGIN_QUANTILE * (len(usual) - 1))]
-        return max(_MIN_MARGIN, math.expm1(found))
+        return min(_MAX_MARGIN, max(_MIN_MARGIN, math.expm1(found)))
 
     def observe(self, level: float, calibrated_ms: float, measured_ms: float) -> None:
         """Learn from one request's time; both times are above 0."""
