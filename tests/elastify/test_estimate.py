@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pliant.elastify import ElastifyOptions, estimate, forecast
-from pliant.elastify.recovery.options import Recovery
+from pliant.elastify.recovery.options import Recovery, RecoveryOptions
 from pliant.elastify.source import load_tokenizer
 from pliant.errors import ElastifyError
 from support.tiny_hf import make_folder
@@ -42,6 +42,29 @@ def test_the_report_takes_the_time_of_its_tokens(source: Path, tmp_path: Path) -
     costs = [level.cost for level in recovered.levels]
     cost = plain.seconds[STEP] / sum(level.cost for level in plain.levels)
     assert recovered.seconds[STEP] == pytest.approx(cost * (sum(costs) + sum(costs[:-1])))
+
+
+def test_recovery_takes_memory_and_adapters_have_a_size(source: Path, tmp_path: Path) -> None:
+    """A step holds two models' logits; the full level has no adapter."""
+    data = tmp_path / "data.jsonl"
+    found = {
+        rank: forecast(
+            source,
+            tmp_path / "b",
+            ElastifyOptions(targets=(0.8,), recovery=Recovery(data, RecoveryOptions(rank=rank))),
+        )
+        for rank in (8, 16)
+    }
+    plain = forecast(source, tmp_path / "b", ElastifyOptions(targets=(0.8,)))
+    logits = 4 * RecoveryOptions().batch_tokens * 320
+    for rank, recovered in found.items():
+        assert recovered.memory_bytes > plain.memory_bytes + 2 * logits
+        assert recovered.levels[0].cost <= 0.8
+        assert recovered.levels[-1].cost == 1.0
+        # Of three layers 64 wide with 8 query and at most 4 KV heads of 8, and 256 neurons.
+        most = 3 * rank * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 256))
+        added = recovered.bundle_bytes - plain.bundle_bytes
+        assert 0.5 * most < added < most * 34 / 32
 
 
 @pytest.mark.parametrize(

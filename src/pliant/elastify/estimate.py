@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 
 import torch
 
 from pliant.bundle import Architecture, GgufFile, Level, Plan
+from pliant.bundle.cost import cost_ratio, per_token_cost
 from pliant.elastify.allocation import STAGE
 from pliant.elastify.analysis import ANCHOR_TOKENS, IMPORTANCE_TOKENS
 from pliant.elastify.anchors import default_anchor_count
@@ -19,12 +20,15 @@ from pliant.elastify.levels import choose_levels
 from pliant.elastify.options import DEFAULTS, ElastifyOptions
 from pliant.elastify.plans import plan_tokens
 from pliant.elastify.quantization import check_quantization, column_blocks, encode
+from pliant.elastify.recovery.fitting import FIT_TOKENS
+from pliant.elastify.recovery.levels import ADAPTER_QUANTIZATION
 from pliant.elastify.recovery.options import RecoveryOptions
 from pliant.elastify.report.measure import PERPLEXITY_TOKENS
 from pliant.elastify.report.tasks import read_tasks
 from pliant.elastify.source import Dtype, choose_device, choose_dtype
 from pliant.elastify.steps import weightless_gguf
 from pliant.elastify.verify import sample_length
+from pliant.ggml.types import GgmlType, row_size
 
 # Python with torch and transformers loaded.
 _PROGRAM_BYTES = 500 << 20
@@ -78,22 +82,24 @@ def forecast(hf_dir: str | Path, out: str | Path, options: ElastifyOptions = DEF
         ff_block=ff_block,
         lora_rank=options.lora_rank,
     )
+    chosen = tuple(_adapted(architecture, level, options.lora_rank) for level in choice.levels)
     bytes_each = bundle_bytes / _parameters(architecture, Plan.full(architecture))
     levels = tuple(
         LevelForecast(level.ratio, level.cost, size, round(size * bytes_each))
-        for level in choice.levels
+        for level in chosen
         for size in [_parameters(architecture, level.plan)]
     )
-    window_tokens = min(options.window_tokens, architecture.context_length)
+    adapters = sum(_adapter(architecture, level.plan, options.lora_rank) for level in chosen[:-1])
+    bundle_bytes += row_size(GgmlType[ADAPTER_QUANTIZATION], adapters)
     sample = sample_length(architecture.vocab_size)
     logits_bytes = 4 * sample * architecture.vocab_size
     return Forecast(
         levels=levels,
         notes=(*choice.notes, *replacement_notes(out)),
         bundle_bytes=bundle_bytes,
-        memory_bytes=_memory(source, architecture, window_tokens, _dtype(source, options)),
+        memory_bytes=_memory(source, architecture, chosen, options),
         disk_bytes=2 * bundle_bytes + len(levels) * logits_bytes,
-        seconds=_seconds(source, architecture, choice.levels, options, sample),
+        seconds=_seconds(source, architecture, chosen, options, sample),
     )
 
 
@@ -124,15 +130,52 @@ def _layers(architecture: Architecture, plan: Plan) -> int:
     return architecture.hidden_size * sum(columns)
 
 
-def _memory(source: Source, architecture: Architecture, window_tokens: int, dtype: Dtype) -> int:
-    if dtype == "bf16":
+def _adapted(architecture: Architecture, level: Level, rank: int) -> Level:
+    """The level at its cost with an adapter; the full model has none."""
+    if level.ratio == 1.0:
+        return level
+    return replace(level, cost=cost_ratio(architecture, level.plan, lora_rank=rank))
+
+
+def _adapter(architecture: Architecture, plan: Plan, rank: int) -> int:
+    """Values in the factors of an adapter: each is one multiply-add per token."""
+    adapted = per_token_cost(architecture, plan, lora_rank=rank)
+    return adapted - per_token_cost(architecture, plan)
+
+
+def _memory(
+    source: Source, architecture: Architecture, levels: Sequence[Level], options: ElastifyOptions
+) -> int:
+    if _dtype(source, options) == "bf16":
         stored = sum(2 * prod(tensor.shape) for tensor in source.tensors.values())
     else:
         stored = sum(tensor.nbytes for tensor in source.tensors.values())
     layer = _layers(architecture, Plan.full(architecture)) // architecture.num_layers
     # Logits, their gradient and what lies between.
-    window = 4 * 4 * window_tokens * architecture.vocab_size
-    return _PROGRAM_BYTES + stored + 4 * layer + window
+    tokens = min(options.window_tokens, architecture.context_length)
+    analysis = 4 * layer + 4 * 4 * tokens * architecture.vocab_size
+    recovery = 0
+    if options.recovery is not None:
+        recovery = _recovery_memory(architecture, levels, options.recovery.options)
+    return _PROGRAM_BYTES + stored + max(analysis, recovery)
+
+
+def _recovery_memory(
+    architecture: Architecture, levels: Sequence[Level], training: RecoveryOptions
+) -> int:
+    """Of the factors of all levels with their gradients and moments, and of what is larger: a
+    step of the largest level, or the fit of the widest module."""
+    a = architecture
+    factors = sum(_adapter(a, level.plan, training.rank) for level in levels[:-1])
+    query = a.num_heads * a.head_dim
+    # What autograd keeps of a layer, and of two models' logits; measured within a fifth.
+    kept = 8 * (a.hidden_size + query) + 5 * a.ff
+    logits = (6 if training.loss == "distill" else 3) * a.vocab_size
+    step = training.batch_tokens * (a.num_layers * kept + logits)
+    # A layer's products with as much padding as tokens, what all layers write, and two squares.
+    product = 2 * (4 * a.hidden_size + max(3 * a.ff, 8 * query)) + 2 * a.ff
+    fit = FIT_TOKENS * (product + a.num_layers * a.hidden_size) + 2 * a.ff**2
+    return 4 * (4 * factors + max(step, fit if training.fitted else 0))
 
 
 def _seconds(

@@ -159,7 +159,8 @@ def _taylor(model: Any, config: SourceConfig, window: Windows) -> UnitScores:
     sums = _WeightSums(config)
 
     def consume(layer: int, projection: Projection, weight: torch.Tensor, g: torch.Tensor) -> None:
-        sums.add(layer, projection, (weight.float() * g).abs_() * window.weight)
+        # In the gradient's own memory: a matrix in float32 is as large as two of the checkpoint's.
+        sums.add(layer, projection, g.float().mul_(weight).abs_().mul_(window.weight))
 
     each_gradient(model, window, consume)
     return sums.scores()
