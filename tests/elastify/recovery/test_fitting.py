@@ -6,6 +6,9 @@ import torch
 
 from pliant.bundle import LayerPlan, Level, Plan
 from pliant.elastify.examples import Example
+from pliant.elastify.families import SOURCES
+from pliant.elastify.fused import split_fused
+from pliant.elastify.precision import widened
 from pliant.elastify.recovery import fitting
 from pliant.elastify.recovery.adapted import adapt, factors_of
 from pliant.elastify.recovery.batches import collate
@@ -143,3 +146,22 @@ def test_training_begins_at_fitted_factors_only_if_they_are_better() -> None:
         begun = float(trainee.loss(*check))
         assert (begun < bare) if is_better else (begun == bare)
         assert any(b.any() for _, b in factors_of(trainee.model).values()) == is_better
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", sorted(SOURCES))
+def test_every_family_begins_better(kind: str, dtype: torch.dtype) -> None:
+    """Also with layers that lack a half; 16-bit models learn as `pliant elastify` lets them."""
+    model = split_fused(make_model(kind).to(dtype))
+    layers = (LayerPlan(2, 2, 64), LayerPlan(0, 0, 64), LayerPlan(4, 1, 0), LayerPlan(3, 2, 96))
+    count = model.config.num_hidden_layers
+    level = Level(0.5, Plan((layers * count)[:count]), 0.5)
+    options = RecoveryOptions(dtype="bf16" if dtype is torch.bfloat16 else "f32")
+    sample, batch = Sample(make_examples(200, 0)), collate(make_examples(40, 1))
+    with widened(model):
+        check = batch, scored_logits(model, batch, options.dtype)
+        trainee = Trainee(model, level, options, None, "")
+        bare = float(trainee.loss(*check))
+        trainee.fit(full_outputs(model, sample, options.dtype), sample, [check])
+        assert float(trainee.loss(*check)) < bare
