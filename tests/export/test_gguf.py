@@ -205,3 +205,14 @@ def test_refuses_to_overwrite_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
     with pytest.raises(BundleError, match="cannot write"):
         export_gguf(bundle, level, tmp_path / "no" / "small.gguf")
+
+
+def test_the_bundle_itself_is_not_overwritten(tmp_path: Path) -> None:
+    bundle, level = adapted(model(tmp_path), tmp_path, UNIFORM)
+    (tmp_path / "link").symlink_to(bundle.gguf.path)
+    own = (bundle.gguf.path, tmp_path / "a.gguf", tmp_path / "link")
+    before = [path.read_bytes() for path in own]
+    for path in own:
+        with pytest.raises(BundleError, match="is a part of the bundle itself"):
+            export_gguf(bundle, level, path, force=True)
+    assert [path.read_bytes() for path in own] == before

@@ -57,19 +57,29 @@ def export_gguf(
     stays in its architecture; others become `deci`, which llama.cpp has for Llama-type models only.
 
     Raises PlanError for a plan that llama.cpp has no way to run, RequestError for an unknown
-    quantization, BundleError if `path` exists and not `force`, or cannot be written.
+    quantization, BundleError if `path` exists and not `force`, is a file of the bundle, or cannot
+    be written.
     """
     path = Path(path)
     type_ = _target_type(quantization)
     name = _architecture_name(bundle.architecture, level)
-    if path.exists() and not force:
-        raise BundleError(f"{path} exists; choose another name or overwrite it with --force")
+    _check_free(path, bundle, force)
     matrices = LevelMatrices(bundle, level)
     entries = list(_entries(bundle, level, matrices, type_))
     metadata = _metadata(bundle, level, name, type_)
     data = (_data(matrices, entry) for entry in entries)
     write_gguf(path, metadata, [entry.spec for entry in entries], data)
     return path
+
+
+def _check_free(path: Path, bundle: Bundle, force: bool) -> None:
+    if not path.exists():
+        return
+    if not force:
+        raise BundleError(f"{path} exists; choose another name or overwrite it with --force")
+    own = bundle.gguf, *(adapter.gguf for adapter in bundle.adapters.values())
+    if any(path.samefile(file.path) for file in own):
+        raise BundleError(f"{path} is a part of the bundle itself; choose another name")
 
 
 def _target_type(quantization: str | None) -> GgmlType | None:
